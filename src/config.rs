@@ -1,0 +1,198 @@
+//! What a store can be told, with units, defaults and what each value costs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// When a write is made to survive a power cut.
+///
+/// Raft's safety rests on one promise: what a node has acknowledged (an entry, a vote) it
+/// still knows after any crash. Only [`FsyncPolicy::Always`] keeps it through a power cut or
+/// a kernel crash; under the others a restarted node may have forgotten a vote and give it
+/// again, or have lost entries that a leader counted as replicated. They are for tests, for
+/// data that may be lost, and for a cluster whose nodes never lose power together *and* whose
+/// operator replaces any node that lost power instead of restarting it.
+///
+/// | policy | process killed | power cut |
+/// |---|---|---|
+/// | `Always` | nothing acknowledged is lost | nothing acknowledged is lost |
+/// | `Interval(d)` | nothing acknowledged is lost | the last `d`, and what was written while the sync ran, may be lost |
+/// | `Never` | nothing acknowledged is lost | anything since the last [`sync`](crate::RaftStore::sync) may be lost |
+///
+/// What is lost is always a suffix: writes reach the log in order and are atomic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsyncPolicy {
+    /// Synced before the call returns. The only policy under which Raft's promises hold.
+    Always,
+    /// A background thread syncs this often when something was written; at least 1 ms.
+    Interval(Duration),
+    /// The operating system decides; [`sync`](crate::RaftStore::sync) and close still sync.
+    Never,
+}
+
+/// How much is read when a group is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyOnOpen {
+    /// Every record of the log, its checksum and its place, and the snapshot's file.
+    Full,
+    /// The bounds, the states and the boundaries between terms (found by bisection): for logs
+    /// so long that reading them takes too long. A damaged entry is then found when it is read.
+    Bounds,
+}
+
+/// What [`raft::Storage::snapshot`] hands to raft as the snapshot's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotPayload {
+    /// The data itself. Any `RawNode` can send it; the whole state is held in memory, more
+    /// than once, since raft-rs clones it.
+    Inline,
+    /// A small [`SnapshotReference`](crate::SnapshotReference); the data travels apart, read
+    /// through [`open_snapshot`](crate::RaftMachineStorage::open_snapshot) and received with
+    /// [`stage_snapshot`](crate::RaftMachineStorage::stage_snapshot). For states larger than
+    /// memory. All nodes of a group must agree.
+    Reference,
+}
+
+/// The options of a store. Start from [`Options::default`] and set what differs.
+///
+/// ```
+/// let mut options = raft_rocks::Options::default();
+/// options.entry_cache_bytes = 8 << 20;
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// When writes are synced. Default: [`FsyncPolicy::Always`].
+    pub fsync: FsyncPolicy,
+
+    /// How much is checked at open. Default: [`VerifyOnOpen::Full`], which reads the log once
+    /// at about the speed of the disk.
+    pub verify: VerifyOnOpen,
+
+    /// Memory for the tails of all logs of the store together, in bytes as raft-rs counts
+    /// entries; each open group gets an equal share. Followers that keep up and the
+    /// application are served from it. Default: 32 MiB. Zero: no cache, every read goes to
+    /// RocksDB.
+    pub entry_cache_bytes: usize,
+
+    /// The size of RocksDB's memtable, in bytes. Entries that are compacted away before it is
+    /// flushed never reach a table file, so a larger one writes less. Default: 64 MiB.
+    /// Minimum: 64 KiB. Ignored by [`with_db`](crate::RaftStore::with_db).
+    pub memtable_bytes: usize,
+
+    /// Snapshot data up to this many bytes stands in the record itself, larger data in a file
+    /// of its own. Default: 64 KiB. Zero: always a file. Maximum: 64 MiB.
+    pub snapshot_inline_bytes_max: usize,
+
+    /// What raft is handed as a snapshot's data. Default: [`SnapshotPayload::Inline`].
+    pub snapshot_payload: SnapshotPayload,
+
+    /// Where snapshot files stand. Default: `snapshots` in the store's directory; with
+    /// [`with_db`](crate::RaftStore::with_db) the database's path with `.raft-snapshots`
+    /// appended. It must not be shared with another store: files that no record names are
+    /// removed at open.
+    pub snapshot_dir: Option<PathBuf>,
+
+    /// Column families for the application's own data, created when missing, so that it can
+    /// be written in the same atomic batch as the applied index. Default: none. Ignored by
+    /// [`with_db`](crate::RaftStore::with_db), whose database has its own.
+    pub column_families: Vec<String>,
+
+    /// Whether RocksDB counts its syncs and bytes, for
+    /// [`counters`](crate::RaftStore::counters). Costs a little on every write. Default: off.
+    /// Ignored by [`with_db`](crate::RaftStore::with_db).
+    pub statistics: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            fsync: FsyncPolicy::Always,
+            verify: VerifyOnOpen::Full,
+            entry_cache_bytes: 32 << 20,
+            memtable_bytes: 64 << 20,
+            snapshot_inline_bytes_max: 64 << 10,
+            snapshot_payload: SnapshotPayload::Inline,
+            snapshot_dir: None,
+            column_families: Vec::new(),
+            statistics: false,
+        }
+    }
+}
+
+/// The column family that holds the raft records of a store that owns its database.
+pub(crate) const RAFT_COLUMN_FAMILY: &str = "default";
+
+const MEMTABLE_BYTES_MIN: usize = 64 << 10;
+const SNAPSHOT_INLINE_BYTES_MAX: usize = 64 << 20;
+const SYNC_INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+impl Options {
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] names the first field that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        if let FsyncPolicy::Interval(interval) = self.fsync
+            && interval < SYNC_INTERVAL_MIN
+        {
+            return invalid("fsync", "an interval is at least 1 ms; use Always for less");
+        }
+        if self.memtable_bytes < MEMTABLE_BYTES_MIN {
+            return invalid("memtable_bytes", "at least 65536 (64 KiB)");
+        }
+        if self.snapshot_inline_bytes_max > SNAPSHOT_INLINE_BYTES_MAX {
+            return invalid("snapshot_inline_bytes_max", "at most 67108864 (64 MiB)");
+        }
+        for name in &self.column_families {
+            if name.is_empty() || name == RAFT_COLUMN_FAMILY {
+                return invalid("column_families", "a name is not empty and not \"default\"");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn invalid<T>(field: &'static str, reason: &str) -> Result<T> {
+    Err(Error::InvalidOptions {
+        field,
+        reason: reason.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused_field(change: impl FnOnce(&mut Options)) -> &'static str {
+        let mut options = Options::default();
+        change(&mut options);
+        match options.validate() {
+            Err(Error::InvalidOptions { field, .. }) => field,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        assert!(Options::default().validate().is_ok());
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_by_name() {
+        assert_eq!(
+            refused_field(|o| o.fsync = FsyncPolicy::Interval(Duration::ZERO)),
+            "fsync"
+        );
+        assert_eq!(refused_field(|o| o.memtable_bytes = 1), "memtable_bytes");
+        assert_eq!(
+            refused_field(|o| o.snapshot_inline_bytes_max = usize::MAX),
+            "snapshot_inline_bytes_max"
+        );
+        assert_eq!(
+            refused_field(|o| o.column_families = vec!["default".to_owned()]),
+            "column_families"
+        );
+    }
+}

@@ -1,0 +1,625 @@
+//! The RocksDB handle; the only place that writes or syncs.
+//!
+//! Invariants:
+//! 1. A change reaches RocksDB in one atomic write batch, through [`Db::commit`] alone.
+//! 2. A sync is asked for explicitly, and happens in [`Db::commit`] or [`Db::sync`] alone.
+//! 3. After a write or sync has failed, no later write or sync succeeds: the handle is
+//!    poisoned until the store is opened again. What the failed one left on disk is unknown,
+//!    and the kernel may report a later fsync as successful although pages were dropped
+//!    (PostgreSQL's "fsyncgate", 2018).
+//! 4. No write bypasses the write-ahead log, and nothing is ingested: sequence numbers in the
+//!    live logs are adjacent, which is what [`verify_wal`] proves at open.
+//! 5. `synced` never runs ahead of a completed sync.
+//!
+//! An iterator's end is believed only after its status was checked, every iterator seeks in
+//! total order, and none reads below a group's first entry (rule 20 of the contract).
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rocksdb::statistics::Ticker;
+use rocksdb::{
+    ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ReadOptions, WriteBatch,
+    WriteOptions,
+};
+
+use crate::config::{FsyncPolicy, Options, RAFT_COLUMN_FAMILY};
+use crate::error::{Error, Result};
+use crate::keys;
+use crate::record::{self, StoreFormat};
+use crate::snapshot::make_dir;
+
+const DATABASE_DIR: &str = "db";
+const LOCK_FILE: &str = "lock";
+
+/// Whether a commit is synced before it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// Never: nothing that Raft acknowledges depends on it.
+    No,
+    /// As [`FsyncPolicy`] says.
+    ByPolicy,
+    /// Always: files are removed or handed out on the strength of it.
+    Force,
+}
+
+/// What a commit has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    /// RocksDB's sequence number once the write was in; a sync that covers it covers the write.
+    pub sequence: u64,
+    /// Whether the write is durable already.
+    pub synced: bool,
+}
+
+/// The database type of [`RaftStore::with_db`](crate::RaftStore::with_db).
+pub type Database = DB;
+
+/// RocksDB's own counters, since the store was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Syncs of write-ahead logs.
+    pub wal_syncs: u64,
+    /// Bytes written to write-ahead logs.
+    pub wal_bytes: u64,
+}
+
+/// The changes of one atomic write.
+#[derive(Default)]
+pub(crate) struct Changes {
+    batch: WriteBatch,
+}
+
+/// The database, shared by every group of a store.
+pub(crate) struct Db {
+    core: Arc<Core>,
+    syncer: Option<Syncer>,
+}
+
+/// Fields are dropped in this order: the directory is unlocked when RocksDB is closed.
+struct Core {
+    rocks: Arc<DB>,
+    column_family: String,
+    fsync: FsyncPolicy,
+    poison: Poison,
+    /// Everything up to this sequence number has been synced.
+    synced: AtomicU64,
+    /// Whether something has been written since the last sync began.
+    dirty: AtomicBool,
+    statistics: Option<rocksdb::Options>,
+    /// `None` for a database that is not ours.
+    _lock: Option<File>,
+}
+
+#[derive(Default)]
+struct Poison {
+    cause: OnceLock<Arc<str>>,
+}
+
+impl Poison {
+    fn check(&self) -> Result<()> {
+        match self.cause.get() {
+            None => Ok(()),
+            Some(cause) => Err(Error::Poisoned {
+                cause: Arc::clone(cause),
+            }),
+        }
+    }
+
+    /// Only the first failure is kept: the later ones follow from it.
+    fn set(&self, cause: &Error) {
+        let _ = self.cause.set(cause.to_string().into());
+    }
+}
+
+/// The handle of the raft column family. A macro, because its type depends on whether the
+/// embedder builds `rocksdb` with `multi-threaded-cf`.
+macro_rules! raft_family {
+    ($db:expr) => {
+        $db.core
+            .rocks
+            .cf_handle(&$db.core.column_family)
+            .ok_or_else(|| Error::InvalidOptions {
+                field: "column_family",
+                reason: format!("{:?} was dropped from the database", $db.core.column_family),
+            })?
+    };
+}
+
+impl Db {
+    /// Opens, or creates, the database of a store that owns its directory.
+    pub(crate) fn open(dir: &Path, options: &Options) -> Result<Db> {
+        make_dir(dir)?;
+        // Ours, not RocksDB's: the checks before the writable open must not read a database
+        // that another process is writing to.
+        let lock = lock(&dir.join(LOCK_FILE))?;
+        let path = dir.join(DATABASE_DIR);
+        let existing = if path.join("CURRENT").exists() {
+            let families = DB::list_cf(&rocks_options(options), &path)
+                .map_err(Error::rocks("list the column families"))?;
+            check_before_open(&path, options, &families)?;
+            families
+        } else {
+            Vec::new()
+        };
+        let wanted = options
+            .column_families
+            .iter()
+            .filter(|name| !existing.contains(name));
+        let families: Vec<&String> = existing.iter().chain(wanted).collect();
+        let rocks_options = rocks_options(options);
+        let rocks = DB::open_cf_descriptors(&rocks_options, &path, descriptors(options, families))
+            .map_err(|e| opening(&path, e))?;
+        let statistics = options.statistics.then_some(rocks_options);
+        Db::start(
+            Arc::new(rocks),
+            RAFT_COLUMN_FAMILY,
+            options,
+            statistics,
+            Some(lock),
+        )
+    }
+
+    /// Uses a column family of a database that somebody else opened.
+    pub(crate) fn with_db(rocks: Arc<DB>, column_family: &str, options: &Options) -> Result<Db> {
+        if rocks.cf_handle(column_family).is_none() {
+            return Err(Error::InvalidOptions {
+                field: "column_family",
+                reason: format!(
+                    "the database has no column family {column_family:?} open; create it and \
+                     open it by name"
+                ),
+            });
+        }
+        Db::start(rocks, column_family, options, None, None)
+    }
+
+    fn start(
+        rocks: Arc<DB>,
+        column_family: &str,
+        options: &Options,
+        statistics: Option<rocksdb::Options>,
+        lock: Option<File>,
+    ) -> Result<Db> {
+        let core = Arc::new(Core {
+            rocks,
+            column_family: column_family.to_owned(),
+            fsync: options.fsync,
+            poison: Poison::default(),
+            synced: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            statistics,
+            _lock: lock,
+        });
+        let mut db = Db { core, syncer: None };
+        db.check_format()?;
+        if let FsyncPolicy::Interval(interval) = options.fsync {
+            db.syncer = Some(Syncer::start(&db.core, interval)?);
+        }
+        Ok(db)
+    }
+
+    /// Checks the format record, and writes it into an empty column family.
+    fn check_format(&self) -> Result<()> {
+        if let Some(bytes) = self.get(keys::FORMAT)? {
+            return check_format_record(&bytes);
+        }
+        let mut stray = None;
+        self.scan(b"", None, |key, _| {
+            stray = Some(keys::display(key));
+            Ok(ControlFlow::Break(()))
+        })?;
+        if let Some(key) = stray {
+            let found = format!("no such record, but a key {key}");
+            return Err(Error::corruption(
+                "format record",
+                "/format",
+                "a format record",
+                found,
+            ));
+        }
+        let format = StoreFormat {
+            version: u32::from(record::FORMAT_VERSION),
+            store_id: new_store_id()?.to_vec(),
+        };
+        let mut changes = Changes::default();
+        self.put(&mut changes, keys::FORMAT, &record::encode_format(&format))?;
+        self.commit(changes, Sync::Force).map(|_| ())
+    }
+
+    /// The database itself, for reading the application's column families.
+    pub(crate) fn rocks(&self) -> &DB {
+        &self.core.rocks
+    }
+
+    /// RocksDB's counters, when they are kept.
+    pub(crate) fn counters(&self) -> Option<Counters> {
+        self.core.statistics.as_ref().map(|options| Counters {
+            wal_syncs: options.get_ticker_count(Ticker::WalFileSynced),
+            wal_bytes: options.get_ticker_count(Ticker::WalFileBytes),
+        })
+    }
+
+    /// Everything up to this sequence number is durable.
+    pub(crate) fn synced(&self) -> u64 {
+        self.core.synced.load(Ordering::Acquire)
+    }
+
+    /// Refuses when an earlier write or sync has failed.
+    pub(crate) fn check_poison(&self) -> Result<()> {
+        self.core.poison.check()
+    }
+
+    /// Adds a raft record to `changes`.
+    pub(crate) fn put(&self, changes: &mut Changes, key: &[u8], value: &[u8]) -> Result<()> {
+        changes.batch.put_cf(&raft_family!(self), key, value);
+        Ok(())
+    }
+
+    /// Adds the removal of a raft record to `changes`.
+    pub(crate) fn delete(&self, changes: &mut Changes, key: &[u8]) -> Result<()> {
+        changes.batch.delete_cf(&raft_family!(self), key);
+        Ok(())
+    }
+
+    /// Adds the removal of every raft record in `[low, high)` to `changes`.
+    pub(crate) fn delete_range(
+        &self,
+        changes: &mut Changes,
+        low: &[u8],
+        high: &[u8],
+    ) -> Result<()> {
+        changes
+            .batch
+            .delete_range_cf(&raft_family!(self), low, high);
+        Ok(())
+    }
+
+    /// Adds a change of the application's own data to `changes`; `None` removes the key.
+    pub(crate) fn put_application(
+        &self,
+        changes: &mut Changes,
+        family: &str,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<()> {
+        if family == self.core.column_family {
+            return Err(Error::invalid_batch(format!(
+                "column family {family:?} holds the raft records; put the application's data \
+                 into another one"
+            )));
+        }
+        let Some(handle) = self.core.rocks.cf_handle(family) else {
+            return Err(Error::invalid_batch(format!(
+                "there is no column family {family:?}; name it in Options::column_families"
+            )));
+        };
+        match value {
+            Some(value) => changes.batch.put_cf(&handle, key, value),
+            None => changes.batch.delete_cf(&handle, key),
+        }
+        Ok(())
+    }
+
+    /// Writes `changes`, all or none of them, and syncs when asked.
+    ///
+    /// # Errors
+    /// [`Error::Rocks`]: whether the changes reached the disk is unknown; the handle is
+    /// poisoned. [`Error::Poisoned`]: nothing was written.
+    pub(crate) fn commit(&self, changes: Changes, sync: Sync) -> Result<Committed> {
+        self.core.poison.check()?;
+        let synced = match sync {
+            Sync::No => false,
+            Sync::ByPolicy => self.core.fsync == FsyncPolicy::Always,
+            Sync::Force => true,
+        };
+        let before = self.core.rocks.latest_sequence_number();
+        let mut write = WriteOptions::default();
+        write.set_sync(synced);
+        self.core.dirty.store(true, Ordering::Release);
+        let written = self.core.rocks.write_opt(changes.batch, &write);
+        written.map_err(|e| self.core.fail(Error::rocks("write")(e)))?;
+        if synced {
+            // The log is synced as a whole: what was in it before this write is durable too.
+            self.core.synced.fetch_max(before, Ordering::AcqRel);
+        }
+        Ok(Committed {
+            sequence: self.core.rocks.latest_sequence_number(),
+            synced,
+        })
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// As [`Db::commit`].
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.core.sync()
+    }
+
+    /// The value of one raft record.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.core
+            .rocks
+            .get_cf(&raft_family!(self), key)
+            .map_err(Error::rocks("read"))
+    }
+
+    /// Visits the raft records in `[low, high)` in order, to the end without `high`, until
+    /// `visit` breaks off.
+    pub(crate) fn scan(
+        &self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut read = ReadOptions::default();
+        read.set_total_order_seek(true);
+        if let Some(high) = high {
+            read.set_iterate_upper_bound(high);
+        }
+        let mut iterator = self
+            .core
+            .rocks
+            .raw_iterator_cf_opt(&raft_family!(self), read);
+        iterator.seek(low);
+        while let Some((key, value)) = iterator.item() {
+            if visit(key, value)?.is_break() {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(Error::rocks("read"))
+    }
+}
+
+impl Core {
+    fn fail(&self, error: Error) -> Error {
+        self.poison.set(&error);
+        log::error!("the store refuses to write from here on: {error}");
+        error
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.poison.check()?;
+        self.dirty.store(false, Ordering::Release);
+        let before = self.rocks.latest_sequence_number();
+        self.rocks
+            .flush_wal(true)
+            .map_err(|e| self.fail(Error::rocks("sync")(e)))?;
+        self.synced.fetch_max(before, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+impl Drop for Db {
+    /// Close syncs. Nobody is left to hear of a failure, so it is logged;
+    /// [`close`](crate::RaftStore::close) returns it.
+    fn drop(&mut self) {
+        self.syncer = None;
+        if self.core.dirty.load(Ordering::Acquire)
+            && self.core.poison.check().is_ok()
+            && let Err(e) = self.core.sync()
+        {
+            log::error!("the sync at close failed: {e}");
+        }
+    }
+}
+
+/// The background thread of [`FsyncPolicy::Interval`]. Stopped and joined when dropped.
+struct Syncer {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Syncer {
+    fn start(core: &Arc<Core>, interval: Duration) -> Result<Syncer> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let (theirs, core) = (Arc::clone(&stop), Arc::downgrade(core));
+        let thread = thread::Builder::new()
+            .name("raft-rocks-sync".to_owned())
+            .spawn(move || sync_every(interval, &theirs, &core))
+            .map_err(|e| Error::io("start the sync thread of", Path::new("the store"), e))?;
+        Ok(Syncer {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        *self.stop.0.lock() = true;
+        self.stop.1.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the sync thread panicked");
+        }
+    }
+}
+
+fn sync_every(interval: Duration, stop: &(Mutex<bool>, Condvar), core: &Weak<Core>) {
+    let mut stopped = stop.0.lock();
+    while !*stopped {
+        let _ = stop.1.wait_for(&mut stopped, interval);
+        let Some(core) = core.upgrade() else { return };
+        if core.dirty.load(Ordering::Acquire) && core.sync().is_err() {
+            // Poisoned: whoever writes next is told.
+            return;
+        }
+    }
+}
+
+/// What RocksDB itself finds damaged gets our error, which says what to do about it.
+fn opening(path: &Path, error: rocksdb::Error) -> Error {
+    if error.kind() == rocksdb::ErrorKind::Corruption {
+        let expected = "files as RocksDB wrote them";
+        return Error::corruption(
+            "database",
+            path.display().to_string(),
+            expected,
+            error.to_string(),
+        );
+    }
+    Error::Rocks {
+        op: "open",
+        source: error,
+    }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path);
+    let file = file.map_err(|e| Error::io("open", path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+            path: path.to_path_buf(),
+        }),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+    }
+}
+
+fn rocks_options(options: &Options) -> rocksdb::Options {
+    let mut rocks = rocksdb::Options::default();
+    rocks.create_if_missing(true);
+    rocks.create_missing_column_families(true);
+    rocks.set_write_buffer_size(options.memtable_bytes);
+    // The entries of a log are mostly gone before they reach a lower level.
+    rocks.set_compression_type(DBCompressionType::None);
+    // docs/durability.md says what each mode does to which damage, and why this one.
+    rocks.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    rocks.set_track_and_verify_wals_in_manifest(true);
+    rocks.set_recycle_log_file_num(0);
+    rocks.set_paranoid_checks(true);
+    // RocksDB's own log of events: bounded, and no periodic statistics in it.
+    rocks.set_keep_log_file_num(4);
+    rocks.set_max_log_file_size(4 << 20);
+    rocks.set_stats_dump_period_sec(0);
+    rocks.set_stats_persist_period_sec(0);
+    rocks.set_skip_stats_update_on_db_open(true);
+    if options.statistics {
+        rocks.enable_statistics();
+    }
+    rocks
+}
+
+/// The families of the application get the same options as the log: theirs to tune through
+/// [`with_db`](crate::RaftStore::with_db).
+fn descriptors<'a>(
+    options: &Options,
+    families: impl IntoIterator<Item = &'a String>,
+) -> Vec<ColumnFamilyDescriptor> {
+    let others = families
+        .into_iter()
+        .map(String::as_str)
+        .filter(|name| *name != RAFT_COLUMN_FAMILY);
+    std::iter::once(RAFT_COLUMN_FAMILY)
+        .chain(others)
+        .map(|name| ColumnFamilyDescriptor::new(name, rocks_options(options)))
+        .collect()
+}
+
+/// What must hold before the writable open, which changes files and would hide it: the format
+/// is ours, and the live write-ahead logs are whole.
+fn check_before_open(path: &Path, options: &Options, families: &[String]) -> Result<()> {
+    let rocks = DB::open_cf_descriptors_read_only(
+        &rocks_options(options),
+        path,
+        descriptors(options, families),
+        false,
+    )
+    .map_err(|e| opening(path, e))?;
+    if let Some(bytes) = rocks.get(keys::FORMAT).map_err(Error::rocks("read"))? {
+        check_format_record(&bytes)?;
+    }
+    verify_wal(&rocks, path)
+}
+
+fn check_format_record(bytes: &[u8]) -> Result<()> {
+    let format =
+        record::decode_format(bytes).map_err(|damage| damage.at("format record", "/format"))?;
+    let supported = u32::from(record::FORMAT_VERSION);
+    if format.version != supported {
+        return Err(Error::UnsupportedFormat {
+            found: format.version,
+            supported,
+        });
+    }
+    Ok(())
+}
+
+/// Proves that the live write-ahead logs hold every sequence number up to the recovered one:
+/// a hole in them swallows hard states and truncations, which neither the contiguity of
+/// entries nor the last sequence number shows.
+fn verify_wal(rocks: &DB, path: &Path) -> Result<()> {
+    let recovered = rocks.latest_sequence_number();
+    let damaged = |expected: String, found: String| {
+        Error::corruption(
+            "write-ahead log",
+            path.display().to_string(),
+            expected,
+            found,
+        )
+    };
+    let logs = rocks
+        .get_updates_since(0)
+        .map_err(Error::rocks("read the write-ahead log"))?;
+    let mut next: Option<u64> = None;
+    for update in logs {
+        let (sequence, batch) =
+            update.map_err(|e| damaged("adjacent sequence numbers".to_owned(), e.to_string()))?;
+        if let Some(next) = next.filter(|next| *next != sequence) {
+            return Err(damaged(
+                format!("sequence number {next}"),
+                sequence.to_string(),
+            ));
+        }
+        next = Some(sequence + batch.len() as u64);
+    }
+    match next {
+        Some(next) if next != recovered + 1 => Err(damaged(
+            format!("sequence numbers up to {recovered}, which recovery reached"),
+            format!("an end at {}", next - 1),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn new_store_id() -> Result<[u8; 16]> {
+    let mut id = [0; 16];
+    getrandom::getrandom(&mut id)
+        .map_err(|e| Error::io("read", Path::new("the system's random source"), e.into()))?;
+    Ok(id)
+}
+
+/// The directory of snapshot files, unless the options name another.
+pub(crate) fn default_snapshot_dir(dir: &Path) -> PathBuf {
+    dir.join("snapshots")
+}
+
+/// Logs once per process that RocksDB computes its checksums in software.
+pub(crate) fn report_slow_build() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    let slow = cfg!(all(target_arch = "x86_64", not(target_feature = "sse4.2")))
+        || cfg!(all(target_arch = "aarch64", not(target_feature = "crc")));
+    if slow {
+        ONCE.call_once(|| {
+            log::warn!(
+                "RocksDB was built without the CPU's CRC instructions, which slows every append; \
+                 see \"CPU features\" in the README of raft-rocks"
+            );
+        });
+    }
+}

@@ -1,0 +1,430 @@
+//! The log of one group: append, truncate, compact, fetch.
+//!
+//! Invariants:
+//! 1. One writer at a time: `writer` is held from checking a write against the state to
+//!    putting the new state in place. Readers never wait for a sync.
+//! 2. Memory follows disk: `memory` changes only after the write has succeeded.
+//! 3. What is read from RocksDB is checked against the bounds and terms in memory, and read
+//!    again without a writer beside it before it is called damaged: a reader may see a
+//!    truncation on disk before it sees it in memory.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use protobuf::Message as _;
+use raft::eraftpb::{self, Entry, SnapshotMetadata};
+
+use crate::batch::{self, IncomingSnapshot, Staged, Write};
+use crate::config::Options;
+use crate::db::{Committed, Db, Sync};
+use crate::entry_cache::EntryCache;
+use crate::error::{Error, Result};
+use crate::group_state::GroupState;
+use crate::keys;
+use crate::record::{self, SnapshotFile, SnapshotRecord};
+use crate::recovery;
+use crate::snapshot::{self, SnapshotDir, SnapshotId, SnapshotReader, SnapshotWriter};
+
+/// Entries to make room for before the number that will be read is known.
+const FETCH_CAPACITY_MAX: u64 = 1024;
+
+/// One group of a store.
+pub(crate) struct RaftLog {
+    db: Arc<Db>,
+    group: u64,
+    snapshots: SnapshotDir,
+    snapshot_inline_bytes_max: usize,
+    writer: Mutex<()>,
+    memory: RwLock<Memory>,
+    destroyed: AtomicBool,
+}
+
+struct Memory {
+    state: GroupState,
+    cache: EntryCache,
+    persisted: Persisted,
+}
+
+/// How much of the log is durable.
+#[derive(Clone, Copy, Debug, Default)]
+struct Persisted {
+    /// Durable for certain.
+    floor: u64,
+    /// When a sync has covered this sequence number, the whole log is durable.
+    pending: Option<u64>,
+}
+
+impl Persisted {
+    fn index(self, last: u64, synced: u64) -> u64 {
+        match self.pending {
+            Some(sequence) if sequence > synced => self.floor,
+            _ => last,
+        }
+    }
+}
+
+impl RaftLog {
+    /// Opens a group, verifying what is on disk.
+    pub(crate) fn open(
+        db: Arc<Db>,
+        group: u64,
+        snapshots: SnapshotDir,
+        options: &Options,
+    ) -> Result<Self> {
+        let state = recovery::load(&db, &snapshots, group, options.verify)?;
+        let named = file_of(&state).map(|file| file.name.clone());
+        snapshots.remove_orphans(|id, name| id == group && Some(name) != named.as_deref())?;
+        let memory = Memory {
+            state,
+            cache: EntryCache::new(0),
+            persisted: Persisted::default(),
+        };
+        Ok(RaftLog {
+            db,
+            group,
+            snapshots,
+            snapshot_inline_bytes_max: options.snapshot_inline_bytes_max,
+            writer: Mutex::new(()),
+            memory: RwLock::new(memory),
+            destroyed: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn group(&self) -> u64 {
+        self.group
+    }
+
+    /// Reads the state that the last successful write left.
+    pub(crate) fn state<R>(&self, read: impl FnOnce(&GroupState) -> R) -> R {
+        read(&self.memory.read().state)
+    }
+
+    pub(crate) fn set_cache_bytes_max(&self, bytes_max: usize) {
+        self.memory.write().cache.set_bytes_max(bytes_max);
+    }
+
+    /// The last index that is durable for certain.
+    pub(crate) fn persisted_index(&self) -> u64 {
+        let memory = self.memory.read();
+        memory
+            .persisted
+            .index(memory.state.last_index(), self.db.synced())
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.db.sync()
+    }
+
+    /// Puts one write on disk, whole or not at all, then takes its result into memory.
+    ///
+    /// # Errors
+    /// Refusals leave everything as it was. [`Error::Rocks`] and [`Error::Poisoned`]: see
+    /// [`Db::commit`].
+    pub(crate) fn write(&self, write: Write<'_>) -> Result<()> {
+        let entries = write.entries.clone();
+        let _writer = self.writer.lock();
+        self.check_alive()?;
+        self.db.check_poison()?;
+        let old = self.memory.read().state.clone();
+        let mut staged = batch::stage(&self.db, self.group, &old, write)?;
+        if staged.is_empty {
+            return Ok(());
+        }
+        // From here on a record may name the files, whatever the write returns.
+        staged
+            .new_files
+            .drain(..)
+            .for_each(snapshot::StagedSnapshot::keep);
+        let changes = std::mem::take(&mut staged.changes);
+        let committed = self.db.commit(changes, staged.sync)?;
+        let replaced = file_of(&old).filter(|file| Some(*file) != file_of(&staged.next));
+        if let Some(file) = replaced {
+            debug_assert_eq!(staged.sync, Sync::Force);
+            self.snapshots.discard(file);
+        }
+        self.take_into_memory(staged, &entries, committed);
+        Ok(())
+    }
+
+    fn take_into_memory(&self, staged: Staged, entries: &[&[Entry]], committed: Committed) {
+        let mut memory = self.memory.write();
+        let synced = self.db.synced();
+        let durable = memory.persisted.index(memory.state.last_index(), synced);
+        memory.persisted = if committed.synced {
+            Persisted::default()
+        } else {
+            let floor = durable.min(staged.kept_last);
+            Persisted {
+                floor,
+                pending: Some(committed.sequence),
+            }
+        };
+        if staged.installed {
+            memory.cache.clear();
+        }
+        memory
+            .cache
+            .truncate_from(staged.kept_last.saturating_add(1));
+        for entries in entries {
+            memory.cache.append(entries);
+        }
+        memory.cache.compact(staged.next.first_index());
+        memory.state = staged.next;
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        if self.destroyed.load(Ordering::Acquire) {
+            return Err(Error::GroupDestroyed { group: self.group });
+        }
+        Ok(())
+    }
+
+    /// Removes everything the group has; later calls are refused.
+    pub(crate) fn destroy(&self) -> Result<()> {
+        let _writer = self.writer.lock();
+        self.check_alive()?;
+        self.db
+            .commit(batch::stage_destroy(&self.db, self.group)?, Sync::Force)?;
+        self.destroyed.store(true, Ordering::Release);
+        self.memory.write().cache.clear();
+        self.snapshots
+            .remove_orphans(|group, _| group == self.group)
+    }
+
+    /// The entries in `[low, high)`, at least one, and no more than `max_size` bytes as
+    /// raft-rs counts them.
+    pub(crate) fn fetch(&self, low: u64, high: u64, max_size: Option<u64>) -> Result<Vec<Entry>> {
+        if let Some(entries) = self.try_fetch(low, high, max_size)? {
+            return Ok(entries);
+        }
+        // A write went on beside the read, or the disk is damaged: look again without one.
+        let _writer = self.writer.lock();
+        match self.try_fetch(low, high, max_size)? {
+            Some(entries) => Ok(entries),
+            None => {
+                let key = keys::display(&keys::entry(self.group, low));
+                let expected = format!("the entries {low}..{high} with the terms they had");
+                Err(Error::corruption(
+                    "log",
+                    key,
+                    expected,
+                    "other entries, or none",
+                ))
+            }
+        }
+    }
+
+    /// `None` when what was read does not fit the bounds and terms in memory.
+    fn try_fetch(&self, low: u64, high: u64, max_size: Option<u64>) -> Result<Option<Vec<Entry>>> {
+        let mut fetched = Fetched::new(low, high, max_size);
+        let cold = self.with_range(low, high, |memory| fetched.take_cached(&memory.cache))?;
+        if cold.is_empty() || fetched.full {
+            return Ok(Some(fetched.entries));
+        }
+        self.read_cold(cold.clone(), &mut fetched)?;
+        if !fetched.full && fetched.next < cold.end {
+            return Ok(None);
+        }
+        let rest = self.with_range(low, high, |memory| {
+            let fits = fetched
+                .entries
+                .iter()
+                .all(|e| memory.state.terms.term(e.index) == Some(e.term));
+            fits.then(|| fetched.take_cached(&memory.cache))
+        })?;
+        match rest {
+            None => Ok(None),
+            Some(rest) if rest.is_empty() || fetched.full => Ok(Some(fetched.entries)),
+            // The cache let go of the rest meanwhile.
+            Some(rest) => {
+                self.read_cold(rest, &mut fetched)?;
+                let whole = fetched.full || fetched.next == high;
+                Ok((whole && self.terms_fit(&fetched.entries)).then_some(fetched.entries))
+            }
+        }
+    }
+
+    fn terms_fit(&self, entries: &[Entry]) -> bool {
+        self.state(|state| {
+            entries
+                .iter()
+                .all(|e| state.terms.term(e.index) == Some(e.term))
+        })
+    }
+
+    /// Runs `read` on a range that lies within the log.
+    fn with_range<R>(&self, low: u64, high: u64, read: impl FnOnce(&Memory) -> R) -> Result<R> {
+        self.check_alive()?;
+        let memory = self.memory.read();
+        let (first, last) = (memory.state.first_index(), memory.state.last_index());
+        if low < first {
+            return Err(Error::Compacted { index: low, first });
+        }
+        if low > high || high > last + 1 {
+            let index = if low > high { low } else { high - 1 };
+            return Err(Error::Unavailable { index, last });
+        }
+        Ok(read(&memory))
+    }
+
+    /// Reads entries from RocksDB up to the end of `range` or of what fits.
+    fn read_cold(&self, range: Range<u64>, fetched: &mut Fetched) -> Result<()> {
+        let (low, high) = (
+            keys::entry(self.group, range.start),
+            keys::entry(self.group, range.end),
+        );
+        self.db.scan(&low, Some(&high), |key, value| {
+            let index = fetched.next;
+            if keys::parse(key) != Some(keys::Key::Entry(self.group, index)) {
+                return Ok(ControlFlow::Break(()));
+            }
+            let entry = record::decode_entry(self.group, index, value)
+                .map_err(|damage| damage.at("entry", keys::display(key)))?;
+            Ok(if fetched.push(entry) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            })
+        })
+    }
+
+    /// Starts a snapshot file for an index of this group.
+    pub(crate) fn stage_snapshot(
+        &self,
+        index: u64,
+        term: u64,
+        conf_state: record::ConfState,
+    ) -> Result<SnapshotWriter> {
+        self.check_alive()?;
+        let id = SnapshotId {
+            group: self.group,
+            index,
+            term,
+        };
+        SnapshotWriter::create(&self.snapshots, id, conf_state)
+    }
+
+    /// Takes snapshot data into the store's hands: in the record when it is small, else in a
+    /// file that is durable when this returns.
+    pub(crate) fn bring(
+        &self,
+        metadata: &SnapshotMetadata,
+        data: &[u8],
+    ) -> Result<IncomingSnapshot> {
+        if data.len() <= self.snapshot_inline_bytes_max {
+            return Ok(IncomingSnapshot::inline(metadata, data));
+        }
+        let conf_state = metadata.get_conf_state().into();
+        let mut writer = self.stage_snapshot(metadata.index, metadata.term, conf_state)?;
+        std::io::Write::write_all(&mut writer, data)
+            .map_err(|e| Error::io("write", std::path::Path::new("a snapshot file"), e))?;
+        Ok(IncomingSnapshot::staged(writer.finish()?))
+    }
+
+    /// The record of the stored snapshot.
+    pub(crate) fn snapshot_record(&self) -> Option<Arc<SnapshotRecord>> {
+        self.state(|state| state.snapshot.clone())
+    }
+
+    /// Opens the stored snapshot's data.
+    pub(crate) fn open_snapshot(&self) -> Result<Option<SnapshotReader>> {
+        self.with_snapshot(|record| SnapshotReader::open(&self.snapshots, self.group, record))
+    }
+
+    /// The stored snapshot's metadata with all of its data.
+    pub(crate) fn read_snapshot(&self) -> Result<Option<(Arc<SnapshotRecord>, Vec<u8>)>> {
+        self.with_snapshot(|record| {
+            let data = snapshot::read_all(&self.snapshots, self.group, record)?;
+            Ok((Arc::clone(record), data))
+        })
+    }
+
+    /// Runs `read` on the stored snapshot, again when a newer one has replaced it (and its
+    /// file) meanwhile.
+    fn with_snapshot<R>(
+        &self,
+        mut read: impl FnMut(&Arc<SnapshotRecord>) -> Result<R>,
+    ) -> Result<Option<R>> {
+        loop {
+            self.check_alive()?;
+            let Some(record) = self.snapshot_record() else {
+                return Ok(None);
+            };
+            match read(&record) {
+                Ok(value) => return Ok(Some(value)),
+                Err(e) if self.snapshot_record().as_ref() == Some(&record) => return Err(e),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn file_of(state: &GroupState) -> Option<&SnapshotFile> {
+    state
+        .snapshot
+        .as_ref()
+        .and_then(|record| record.file.as_ref())
+}
+
+/// The metadata of a snapshot record, as raft-rs has it.
+pub(crate) fn metadata_of(record: &SnapshotRecord) -> SnapshotMetadata {
+    let mut metadata = SnapshotMetadata::default();
+    metadata.index = record.index;
+    metadata.term = record.term;
+    metadata.set_conf_state(eraftpb::ConfState::from(&record.conf_state));
+    metadata
+}
+
+/// Entries on their way to a reader, within a limit that is raft-rs's own: the first always
+/// fits, then as many as the limit has room for, counted with the first.
+struct Fetched {
+    entries: Vec<Entry>,
+    next: u64,
+    high: u64,
+    bytes: u64,
+    bytes_max: u64,
+    full: bool,
+}
+
+impl Fetched {
+    fn new(low: u64, high: u64, max_size: Option<u64>) -> Self {
+        let capacity = high.saturating_sub(low).min(FETCH_CAPACITY_MAX);
+        Fetched {
+            entries: Vec::with_capacity(usize::try_from(capacity).unwrap_or(0)),
+            next: low,
+            high,
+            bytes: 0,
+            bytes_max: max_size.unwrap_or(u64::MAX),
+            full: false,
+        }
+    }
+
+    /// Whether there is room for more.
+    fn push(&mut self, entry: Entry) -> bool {
+        self.bytes = self.bytes.saturating_add(u64::from(entry.compute_size()));
+        if !self.entries.is_empty() && self.bytes > self.bytes_max {
+            self.full = true;
+            return false;
+        }
+        self.entries.push(entry);
+        self.next += 1;
+        true
+    }
+
+    /// Takes what the cache has from `next` on, and returns what has to be read before it has
+    /// any: empty when nothing is left to read.
+    fn take_cached(&mut self, cache: &EntryCache) -> Range<u64> {
+        if let Some(cached) = cache.from(self.next) {
+            for entry in cached {
+                if self.next >= self.high || !self.push(entry.clone()) {
+                    break;
+                }
+            }
+            return self.next..self.next;
+        }
+        let cached_from = cache.first_index().filter(|first| *first > self.next);
+        self.next..cached_from.map_or(self.high, |first| first.min(self.high))
+    }
+}

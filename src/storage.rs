@@ -1,0 +1,845 @@
+//! [`RaftStore`], [`RaftMachineStorage`] and the implementation of raft's trait: the only
+//! place that produces raft-rs's errors.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
+use raft::{GetEntriesContext, RaftState, Ready, StorageError};
+
+use crate::batch::{ApplicationPut, Compact, IncomingSnapshot, Write};
+use crate::config::{Options, SnapshotPayload};
+use crate::db::{self, Counters, Database, Db};
+use crate::error::{Error, Result};
+use crate::raft_log::{RaftLog, metadata_of};
+use crate::record;
+use crate::recovery;
+use crate::snapshot::{
+    SnapshotDir, SnapshotReader, SnapshotReference, SnapshotWriter, StagedSnapshot, reference_of,
+};
+
+/// One RocksDB that holds the logs of many raft groups. A clone is another handle to the same
+/// store; the directory is free again when the last handle, of the store or of any of its
+/// groups, is dropped.
+#[derive(Clone)]
+pub struct RaftStore {
+    inner: Arc<StoreInner>,
+}
+
+struct StoreInner {
+    db: Arc<Db>,
+    options: Options,
+    snapshots: SnapshotDir,
+    groups: Mutex<BTreeMap<u64, Arc<Group>>>,
+}
+
+/// What all handles of a group share.
+struct Group {
+    log: RaftLog,
+    producer: RwLock<Option<Arc<dyn SnapshotProducer>>>,
+    producing: Arc<AtomicBool>,
+}
+
+impl RaftStore {
+    /// Opens the store in `dir`, creating it when there is none. What the store relies on is
+    /// checked first; `docs/operations.md` says what to do about each error.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]: another process, or another handle in this one, has it open.
+    /// [`Error::UnsupportedFormat`]: written by a newer version; nothing was touched.
+    /// [`Error::Corruption`], [`Error::Rocks`], [`Error::Io`]: what is on disk cannot be
+    /// relied on or read. [`Error::InvalidOptions`]: nothing was touched.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
+        options.validate()?;
+        let dir = dir.as_ref();
+        let db = Db::open(dir, &options)?;
+        let snapshots = options.snapshot_dir.clone();
+        let snapshots = snapshots.unwrap_or_else(|| db::default_snapshot_dir(dir));
+        RaftStore::start(db, SnapshotDir::new(snapshots), options)
+    }
+
+    /// Keeps the logs in a column family of a database that you opened yourself. The family
+    /// is this store's alone; its options are yours, and so is the recovery mode of the
+    /// write-ahead log, which decides what damage is noticed (`docs/durability.md`). The
+    /// checks that need a read-only open beforehand, and the directory lock, are not made.
+    ///
+    /// # Errors
+    /// As [`RaftStore::open`]; [`Error::InvalidOptions`] when the database has no such column
+    /// family.
+    pub fn with_db(db: Arc<Database>, column_family: &str, options: Options) -> Result<Self> {
+        options.validate()?;
+        let snapshots = options.snapshot_dir.clone().unwrap_or_else(|| {
+            let mut path = db.path().as_os_str().to_owned();
+            path.push(".raft-snapshots");
+            path.into()
+        });
+        let db = Db::with_db(db, column_family, &options)?;
+        RaftStore::start(db, SnapshotDir::new(snapshots), options)
+    }
+
+    fn start(db: Db, snapshots: SnapshotDir, options: Options) -> Result<Self> {
+        db::report_slow_build();
+        let known = recovery::list_groups(&db)?;
+        snapshots.remove_orphans(|group, _| known.binary_search(&group).is_err())?;
+        let groups = Mutex::new(BTreeMap::new());
+        let inner = StoreInner {
+            db: Arc::new(db),
+            options,
+            snapshots,
+            groups,
+        };
+        Ok(RaftStore {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The storage of one group, verified when it is opened for the first time. Any id will
+    /// do; 0 is the one that [`RaftMachineStorage::open`] uses. A group that is not on disk
+    /// starts empty, and is there from its first write on.
+    ///
+    /// # Errors
+    /// [`Error::Corruption`]: the group's records contradict each other or their checksums.
+    /// [`Error::Rocks`], [`Error::Io`]: reading failed.
+    pub fn group(&self, id: u64) -> Result<RaftMachineStorage> {
+        let mut groups = self.inner.groups.lock();
+        if let Some(group) = groups.get(&id) {
+            return Ok(RaftMachineStorage {
+                store: self.clone(),
+                group: Arc::clone(group),
+            });
+        }
+        let (db, snapshots) = (Arc::clone(&self.inner.db), self.inner.snapshots.clone());
+        let log = RaftLog::open(db, id, snapshots, &self.inner.options)?;
+        let producing = Arc::new(AtomicBool::new(false));
+        let group = Arc::new(Group {
+            log,
+            producer: RwLock::new(None),
+            producing,
+        });
+        groups.insert(id, Arc::clone(&group));
+        self.share_cache(&groups);
+        Ok(RaftMachineStorage {
+            store: self.clone(),
+            group,
+        })
+    }
+
+    /// An equal share for each open group, so that all of them together keep the budget.
+    fn share_cache(&self, groups: &BTreeMap<u64, Arc<Group>>) {
+        let share = self.inner.options.entry_cache_bytes / groups.len().max(1);
+        groups
+            .values()
+            .for_each(|group| group.log.set_cache_bytes_max(share));
+    }
+
+    /// The ids of the groups on disk, ascending.
+    ///
+    /// # Errors
+    /// [`Error::Rocks`]: reading failed.
+    pub fn groups(&self) -> Result<Vec<u64>> {
+        recovery::list_groups(&self.inner.db)
+    }
+
+    /// Removes everything a group has, durably, whatever the fsync policy. Handles to it that
+    /// are still held refuse every later write. A group that is not there is no error.
+    ///
+    /// # Errors
+    /// [`Error::Rocks`], [`Error::Poisoned`]: whether it is gone is known after reopening.
+    pub fn destroy_group(&self, id: u64) -> Result<()> {
+        let group = self.group(id)?;
+        let mut groups = self.inner.groups.lock();
+        group.group.log.destroy()?;
+        groups.remove(&id);
+        self.share_cache(&groups);
+        Ok(())
+    }
+
+    /// Makes everything written so far durable, whatever the fsync policy.
+    ///
+    /// # Errors
+    /// [`Error::Rocks`]: the sync failed, and the store is poisoned. [`Error::Poisoned`]: an
+    /// earlier write or sync failed.
+    pub fn sync(&self) -> Result<()> {
+        self.inner.db.sync()
+    }
+
+    /// Syncs, and reports what dropping the handle could only log. The directory is free when
+    /// the last handle is gone.
+    ///
+    /// # Errors
+    /// As [`RaftStore::sync`].
+    pub fn close(self) -> Result<()> {
+        self.sync()
+    }
+
+    /// The database, for reading the application's own column families. Writes go through
+    /// [`RaftMachineStorage::batch`]: what is written here directly is not poisoned with the
+    /// store, and a write without the log or an ingested file would make the next open refuse
+    /// the store.
+    pub fn database(&self) -> &Database {
+        self.inner.db.rocks()
+    }
+
+    /// RocksDB's own counters; `None` unless [`Options::statistics`] is on.
+    pub fn counters(&self) -> Option<Counters> {
+        self.inner.db.counters()
+    }
+}
+
+impl fmt::Debug for RaftStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaftStore")
+            .field("path", &self.database().path())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The durable log and states of one raft group: raft-rs's `Storage`. A clone is another
+/// handle to the same group.
+///
+/// Reads come from memory, but for entries that the cache no longer holds. A write is atomic;
+/// it is checked against the log first, and a refused one leaves everything as it was. Under
+/// [`FsyncPolicy::Always`](crate::FsyncPolicy::Always) everything Raft acknowledges (entries,
+/// term and vote, snapshots, configurations set by hand) is durable when the call returns;
+/// commit and applied indexes alone are not synced, since a restarted node learns them again.
+///
+/// Any write can return [`Error::Poisoned`] (nothing was written), [`Error::Rocks`] (whether
+/// it was written is unknown; the store is poisoned) and [`Error::GroupDestroyed`].
+#[derive(Clone)]
+pub struct RaftMachineStorage {
+    store: RaftStore,
+    group: Arc<Group>,
+}
+
+impl RaftMachineStorage {
+    /// Opens the store in `dir` and its group 0: the plain case of one group.
+    ///
+    /// # Errors
+    /// As [`RaftStore::open`] and [`RaftStore::group`].
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
+        RaftStore::open(dir, options)?.group(0)
+    }
+
+    /// The group's id.
+    pub fn group_id(&self) -> u64 {
+        self.group.log.group()
+    }
+
+    /// The store this group is part of.
+    pub fn store(&self) -> &RaftStore {
+        &self.store
+    }
+
+    /// Persists everything a `Ready` holds in one atomic write: the snapshot, the entries in
+    /// place of the tail they conflict with, the hard state. One sync when it must, none
+    /// otherwise. Send the Ready's `persisted_messages` only after this has returned `Ok`.
+    ///
+    /// # Errors
+    /// As [`Batch::write`].
+    pub fn write_ready(&self, ready: &Ready) -> Result<()> {
+        self.batch().ready(ready).write()
+    }
+
+    /// Starts one atomic write of several parts.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            storage: self,
+            write: Write::default(),
+            snapshot: None,
+            staged: None,
+        }
+    }
+
+    /// Appends `entries`, in place of the tail from their first index on. No entries: nothing
+    /// happens.
+    ///
+    /// # Errors
+    /// [`Error::Gap`]: they start past `last_index + 1` or skip an index.
+    /// [`Error::Compacted`]: they start before `first_index`. [`Error::InvalidBatch`]: terms
+    /// fall, or a committed entry would change. Nothing was written.
+    pub fn append(&self, entries: &[Entry]) -> Result<()> {
+        self.batch().entries(entries).write()
+    }
+
+    /// Stores term, vote and commit. A commit below the stored one keeps the stored one.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`]: the term would go back, or a vote of its term would change.
+    /// [`Error::Unavailable`]: the commit is past the log. Nothing was written.
+    pub fn set_hard_state(&self, hard_state: &HardState) -> Result<()> {
+        self.batch().hard_state(hard_state).write()
+    }
+
+    /// Stores the configuration and the applied index it belongs to.
+    ///
+    /// # Errors
+    /// As [`RaftMachineStorage::set_applied`].
+    pub fn set_conf_state(&self, conf_state: &ConfState, applied: u64) -> Result<()> {
+        self.batch().conf_state(conf_state, applied).write()
+    }
+
+    /// Raises the stored commit to `index`; a lower one changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: past the log. Nothing was written.
+    pub fn set_commit(&self, index: u64) -> Result<()> {
+        self.batch().commit(index).write()
+    }
+
+    /// Records that the state machine has applied everything up to `index`, and with it that
+    /// it is committed.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`]: it would go back. [`Error::Unavailable`]: past the log.
+    /// Nothing was written.
+    pub fn set_applied(&self, index: u64) -> Result<()> {
+        self.batch().applied(index).write()
+    }
+
+    /// Gives a fresh group its first configuration, at index 0. Use the same on every node of
+    /// the group, or install a first snapshot instead.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInitialized`]: there is a configuration or a log. Nothing was written.
+    pub fn initialize_with_conf_state(&self, conf_state: impl Into<ConfState>) -> Result<()> {
+        let initialize = Some(record::ConfState::from(&conf_state.into()));
+        self.group.log.write(Write {
+            initialize,
+            ..Write::default()
+        })
+    }
+
+    /// Removes the entries before `to`, which becomes the first index. At or below the first
+    /// index nothing happens. The term at `to - 1` stays known.
+    ///
+    /// # Errors
+    /// [`Error::CompactUnsafe`]: `to` is past `applied + 1`, or `to - 1` is past the stored
+    /// snapshot and no producer is registered. Nothing was written.
+    pub fn compact(&self, to: u64) -> Result<()> {
+        let has_producer = self.group.producer.read().is_some();
+        let compact = Some(Compact { to, has_producer });
+        self.group.log.write(Write {
+            compact,
+            ..Write::default()
+        })
+    }
+
+    /// Stores `data`, the state machine's state at `index`, as the group's snapshot.
+    /// `conf_state` is the configuration at that index. An `index` past the applied one is
+    /// recorded as applied, with its configuration.
+    ///
+    /// # Errors
+    /// [`Error::SnapshotOutOfDate`]: older than the stored one. [`Error::Compacted`],
+    /// [`Error::Unavailable`]: not in the log, so that its term is unknown. [`Error::Io`]: its
+    /// file could not be written. Nothing was changed.
+    pub fn create_snapshot(&self, index: u64, conf_state: &ConfState, data: &[u8]) -> Result<()> {
+        let mut metadata = SnapshotMetadata::default();
+        metadata.index = index;
+        metadata.term = self.snapshot_term(index)?;
+        metadata.set_conf_state(conf_state.clone());
+        let create = Some(self.group.log.bring(&metadata, data)?);
+        self.group.log.write(Write {
+            create,
+            ..Write::default()
+        })
+    }
+
+    /// The term at an index that a snapshot is to be created at.
+    fn snapshot_term(&self, index: u64) -> Result<u64> {
+        self.group.log.state(|state| {
+            let current = state.snapshot_index().max(1);
+            if index < current {
+                return Err(Error::SnapshotOutOfDate { index, current });
+            }
+            state.term(index)
+        })
+    }
+
+    /// Starts a snapshot file for data that is made or received piece by piece: for
+    /// [`create_snapshot_from`](RaftMachineStorage::create_snapshot_from) with the term of
+    /// the log at `index`, or for [`Batch::staged_snapshot`] with the metadata of the received
+    /// snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the file could not be created.
+    pub fn stage_snapshot(
+        &self,
+        index: u64,
+        term: u64,
+        conf_state: &ConfState,
+    ) -> Result<SnapshotWriter> {
+        self.group
+            .log
+            .stage_snapshot(index, term, conf_state.into())
+    }
+
+    /// As [`create_snapshot`](RaftMachineStorage::create_snapshot), with data that is staged
+    /// already.
+    ///
+    /// # Errors
+    /// As there; [`Error::InvalidBatch`] when it was staged for another group or with another
+    /// term than the log's. The file is removed when it is refused.
+    pub fn create_snapshot_from(&self, staged: StagedSnapshot) -> Result<()> {
+        self.check_own(&staged)?;
+        let create = Some(IncomingSnapshot::staged(staged));
+        self.group.log.write(Write {
+            create,
+            ..Write::default()
+        })
+    }
+
+    fn check_own(&self, staged: &StagedSnapshot) -> Result<()> {
+        if staged.group() != self.group_id() {
+            return Err(Error::invalid_batch(format!(
+                "the snapshot was staged for group {}, not {}",
+                staged.group(),
+                self.group_id()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Installs a snapshot received from the leader: all entries go, the log starts behind it,
+    /// and applied and commit are at its index. In a driver use
+    /// [`write_ready`](RaftMachineStorage::write_ready), which also stores what the Ready
+    /// holds beside it.
+    ///
+    /// # Errors
+    /// [`Error::SnapshotOutOfDate`]: older than what is committed. [`Error::InvalidBatch`]: it
+    /// is empty. [`Error::SnapshotNotStaged`]: it is a reference, see
+    /// [`Batch::staged_snapshot`]. Nothing was written.
+    pub fn apply_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
+        self.batch().snapshot(snapshot).write()
+    }
+
+    /// Opens the stored snapshot's data for reading; `None` when there is no snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Corruption`]: its file is not what was written. [`Error::Io`]: reading failed.
+    pub fn open_snapshot(&self) -> Result<Option<SnapshotReader>> {
+        self.group.log.open_snapshot()
+    }
+
+    /// Index, term and configuration of the stored snapshot.
+    pub fn snapshot_metadata(&self) -> Option<SnapshotMetadata> {
+        self.group
+            .log
+            .snapshot_record()
+            .map(|record| metadata_of(&record))
+    }
+
+    /// Registers who makes a snapshot when a follower needs a newer one than is stored, or
+    /// removes it. With one registered, [`compact`](RaftMachineStorage::compact) may go past
+    /// the stored snapshot.
+    pub fn set_snapshot_producer(&self, producer: Option<Arc<dyn SnapshotProducer>>) {
+        *self.group.producer.write() = producer;
+    }
+
+    /// The first index that can be read, at least 1.
+    pub fn first_index(&self) -> u64 {
+        self.group.log.state(|state| state.first_index())
+    }
+
+    /// The last index, `first_index - 1` when the log is empty.
+    pub fn last_index(&self) -> u64 {
+        self.group.log.state(|state| state.last_index())
+    }
+
+    /// The last index that a completed sync has covered for certain. Equal to `last_index`
+    /// under [`FsyncPolicy::Always`](crate::FsyncPolicy::Always) whenever no call is under
+    /// way; under the others what has been written since the last sync is missing.
+    pub fn persisted_index(&self) -> u64 {
+        self.group.log.persisted_index()
+    }
+
+    /// The applied index: the one to give to [`raft::Config::applied`] when the state machine
+    /// is restored to exactly there.
+    pub fn applied_index(&self) -> u64 {
+        self.group.log.state(|state| state.applied)
+    }
+
+    /// The tail that a new leader may still replace: everything past the stored commit.
+    pub fn uncommitted(&self) -> Range<u64> {
+        self.group
+            .log
+            .state(|state| state.commit() + 1..state.last_index() + 1)
+    }
+
+    /// Term, vote and commit.
+    pub fn hard_state(&self) -> HardState {
+        self.group.log.state(|state| (&state.hard_state).into())
+    }
+
+    /// The configuration at the applied index.
+    pub fn conf_state(&self) -> ConfState {
+        self.group
+            .log
+            .state(|state| state.conf_state.as_ref().into())
+    }
+
+    /// The term at `index`, for any in `[first_index - 1, last_index]`. From memory.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] below, [`Error::Unavailable`] above.
+    pub fn term(&self, index: u64) -> Result<u64> {
+        self.group.log.state(|state| state.term(index))
+    }
+
+    /// The entries in `[low, high)`, from their start up to `max_size` bytes as raft-rs counts
+    /// them (the size of the encoded entry), at least one; `None` and `u64::MAX` are no limit.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`]: `low` is before the log. [`Error::Unavailable`]: `high - 1` is
+    /// past it, or `low` is past `high`. [`Error::Corruption`], [`Error::Rocks`]: what is on
+    /// disk cannot be read.
+    pub fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+    ) -> Result<Vec<Entry>> {
+        self.group.log.fetch(low, high, max_size.into())
+    }
+
+    /// Makes everything written so far durable, in every group of the store.
+    ///
+    /// # Errors
+    /// As [`RaftStore::sync`].
+    pub fn sync(&self) -> Result<()> {
+        self.group.log.sync()
+    }
+
+    /// What raft is to be told of the stored snapshot; `None` when it does not serve.
+    fn stored_snapshot(&self, request_index: u64) -> Result<Option<Snapshot>> {
+        let needed = request_index.max(self.first_index() - 1).max(1);
+        if self.group.log.state(|state| state.snapshot_index()) < needed {
+            return Ok(None);
+        }
+        let (record, data) = match self.store.inner.options.snapshot_payload {
+            SnapshotPayload::Inline => match self.group.log.read_snapshot()? {
+                Some(read) => read,
+                None => return Ok(None),
+            },
+            SnapshotPayload::Reference => match self.group.log.snapshot_record() {
+                Some(record) => {
+                    let reference = reference_of(&record).to_bytes();
+                    (record, reference)
+                }
+                None => return Ok(None),
+            },
+        };
+        if record.index < needed {
+            return Ok(None);
+        }
+        let mut snapshot = Snapshot::default();
+        snapshot.set_metadata(metadata_of(&record));
+        snapshot.data = data.into();
+        Ok(Some(snapshot))
+    }
+
+    /// Asks the producer, unless it is at work already.
+    fn request_snapshot(&self, index: u64, to: u64) {
+        let Some(producer) = self.group.producer.read().clone() else {
+            log::warn!(
+                "group {}: node {to} needs a snapshot at {index} or later, the stored one is at \
+                 {}, and no producer is registered; create one",
+                self.group_id(),
+                self.snapshot_metadata()
+                    .map_or(0, |metadata| metadata.index)
+            );
+            return;
+        };
+        if !self.group.producing.swap(true, Ordering::AcqRel) {
+            let producing = Arc::clone(&self.group.producing);
+            producer.request(SnapshotRequest {
+                storage: self.clone(),
+                index,
+                to,
+                producing,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for RaftMachineStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaftMachineStorage")
+            .field("group", &self.group_id())
+            .field("first_index", &self.first_index())
+            .field("last_index", &self.last_index())
+            .field("applied_index", &self.applied_index())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes snapshots when raft needs one that is not stored: registered with
+/// [`RaftMachineStorage::set_snapshot_producer`].
+pub trait SnapshotProducer: Send + Sync {
+    /// Starts making a snapshot, elsewhere: this is called on raft's thread and must not
+    /// block. Raft asks again until one is stored, but there is one request at a time: the
+    /// next comes only after this one has been dropped.
+    fn request(&self, request: SnapshotRequest);
+}
+
+/// A snapshot that is wanted. Store it with
+/// [`create_snapshot`](RaftMachineStorage::create_snapshot) on [`storage`](Self::storage),
+/// then drop the request; dropping it without says that none could be made.
+#[derive(Debug)]
+pub struct SnapshotRequest {
+    storage: RaftMachineStorage,
+    index: u64,
+    to: u64,
+    producing: Arc<AtomicBool>,
+}
+
+impl SnapshotRequest {
+    /// Where to store it. A producer that keeps a storage of its own would keep the store
+    /// open for ever.
+    pub fn storage(&self) -> &RaftMachineStorage {
+        &self.storage
+    }
+
+    /// The index it has to reach.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The node that needs it.
+    pub fn to(&self) -> u64 {
+        self.to
+    }
+}
+
+impl Drop for SnapshotRequest {
+    fn drop(&mut self) {
+        self.producing.store(false, Ordering::Release);
+    }
+}
+
+/// One atomic write of several parts. Nothing is checked or written before
+/// [`write`](Batch::write). The parts take effect in this order, whatever the order of the
+/// calls: snapshot, entries, hard state, commit, configuration, applied index.
+#[must_use = "nothing is written before `write` is called"]
+pub struct Batch<'a> {
+    storage: &'a RaftMachineStorage,
+    write: Write<'a>,
+    snapshot: Option<&'a Snapshot>,
+    staged: Option<StagedSnapshot>,
+}
+
+impl<'a> Batch<'a> {
+    /// Everything the Ready wants persisted: snapshot, entries, hard state.
+    pub fn ready(mut self, ready: &'a Ready) -> Self {
+        if !ready.snapshot().is_empty() {
+            self.snapshot = Some(ready.snapshot());
+        }
+        if let Some(hard_state) = ready.hs() {
+            self = self.hard_state(hard_state);
+        }
+        self.entries(ready.entries()).must_sync(ready.must_sync())
+    }
+
+    /// Installs a received snapshot.
+    pub fn snapshot(mut self, snapshot: &'a Snapshot) -> Self {
+        self.snapshot = Some(snapshot);
+        self
+    }
+
+    /// The file of the snapshot to install, when that is a reference.
+    pub fn staged_snapshot(mut self, staged: StagedSnapshot) -> Self {
+        self.staged = Some(staged);
+        self
+    }
+
+    /// Appends entries, behind those of earlier calls.
+    pub fn entries(mut self, entries: &'a [Entry]) -> Self {
+        if !entries.is_empty() {
+            self.write.entries.push(entries);
+        }
+        self
+    }
+
+    /// Stores term, vote and commit.
+    pub fn hard_state(mut self, hard_state: &HardState) -> Self {
+        self.write.hard_state = Some(hard_state.into());
+        self
+    }
+
+    /// Stores the configuration and the applied index it belongs to.
+    pub fn conf_state(mut self, conf_state: &ConfState, applied: u64) -> Self {
+        self.write.conf_state = Some((conf_state.into(), applied));
+        self
+    }
+
+    /// Raises the stored commit.
+    pub fn commit(mut self, index: u64) -> Self {
+        self.write.commit = Some(index);
+        self
+    }
+
+    /// Records the applied index.
+    pub fn applied(mut self, index: u64) -> Self {
+        self.write.applied = Some(index);
+        self
+    }
+
+    /// Puts a key of the application's own into one of its column families.
+    pub fn put(
+        mut self,
+        family: impl Into<String>,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+    ) -> Self {
+        let (family, key, value) = (family.into(), key.into(), Some(value.into()));
+        self.write
+            .application
+            .push(ApplicationPut { family, key, value });
+        self
+    }
+
+    /// Deletes a key of the application's own.
+    pub fn delete(mut self, family: impl Into<String>, key: impl Into<Vec<u8>>) -> Self {
+        let (family, key, value) = (family.into(), key.into(), None);
+        self.write
+            .application
+            .push(ApplicationPut { family, key, value });
+        self
+    }
+
+    /// Asks for a sync by policy even where none is needed for Raft: the application's own
+    /// data together with an applied index is not synced otherwise, because the log still has
+    /// what it was made from.
+    pub fn must_sync(mut self, must_sync: bool) -> Self {
+        self.write.must_sync |= must_sync;
+        self
+    }
+
+    /// Writes everything, or nothing.
+    ///
+    /// # Errors
+    /// The refusals of the operations that the parts stand for; nothing was written.
+    /// [`Error::Poisoned`]: an earlier write or sync failed; nothing was written.
+    /// [`Error::Rocks`]: this write or its sync failed; what is on disk is known after
+    /// reopening, and nothing may be acknowledged.
+    pub fn write(mut self) -> Result<()> {
+        if let Some(snapshot) = self.snapshot.take() {
+            self.write.install = Some(self.incoming(snapshot)?);
+        } else if self.staged.is_some() {
+            return Err(Error::invalid_batch(
+                "a staged snapshot without the snapshot it belongs to; add Batch::snapshot, or \
+                 use create_snapshot_from for one made here",
+            ));
+        }
+        self.storage.group.log.write(self.write)
+    }
+
+    fn incoming(&mut self, snapshot: &Snapshot) -> Result<IncomingSnapshot> {
+        let metadata = snapshot.get_metadata();
+        let (index, term) = (metadata.index, metadata.term);
+        let staged = self.staged.take();
+        if self.storage.store.inner.options.snapshot_payload == SnapshotPayload::Inline {
+            if staged.is_some() {
+                return Err(Error::invalid_batch(
+                    "a staged snapshot needs snapshot_payload Reference",
+                ));
+            }
+            return self.storage.group.log.bring(metadata, &snapshot.data);
+        }
+        if snapshot.data.is_empty() && staged.is_none() {
+            // A first snapshot that only carries a configuration.
+            return Ok(IncomingSnapshot::inline(metadata, &[]));
+        }
+        let reference = SnapshotReference::from_bytes(&snapshot.data)?;
+        let Some(staged) = staged else {
+            return Err(Error::SnapshotNotStaged { index, term });
+        };
+        self.storage.check_own(&staged)?;
+        if staged.reference() != reference || (reference.index, reference.term) != (index, term) {
+            return Err(Error::invalid_batch(format!(
+                "the staged file is not the one that the snapshot at index {index}, term {term} \
+                 refers to; fetch it again"
+            )));
+        }
+        let mut incoming = IncomingSnapshot::staged(staged);
+        incoming.record.conf_state = metadata.get_conf_state().into();
+        Ok(incoming)
+    }
+}
+
+impl fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("storage", self.storage)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The read half, as raft-rs sees it. `first_index`, `last_index`, `term` and `initial_state`
+/// are answered from memory and cannot fail (rules 1 and 18 of `docs/testing.md`).
+impl raft::Storage for RaftMachineStorage {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state(), self.conf_state()))
+    }
+
+    /// # Panics
+    /// When `high` is past `last_index + 1`, as the trait demands. The inherent
+    /// [`entries`](RaftMachineStorage::entries) returns an error instead.
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        match self.group.log.fetch(low, high, max_size.into()) {
+            Err(Error::Unavailable { index, last }) => {
+                panic!("entries [{low}, {high}) reach {index}, past the last index {last}")
+            }
+            fetched => fetched.map_err(to_raft),
+        }
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        RaftMachineStorage::term(self, index).map_err(to_raft)
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(RaftMachineStorage::first_index(self))
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(RaftMachineStorage::last_index(self))
+    }
+
+    /// A snapshot that does not serve, or cannot be read, is "temporarily unavailable": any
+    /// other error would stop the node (rule 15), and a leader whose snapshot file is damaged
+    /// can still lead.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        match self.stored_snapshot(request_index) {
+            Ok(Some(snapshot)) => return Ok(snapshot),
+            Ok(None) => {}
+            Err(e) => log::error!("group {}: the stored snapshot: {e}", self.group_id()),
+        }
+        let needed = request_index
+            .max(RaftMachineStorage::first_index(self) - 1)
+            .max(1);
+        self.request_snapshot(needed, to);
+        Err(raft::Error::Store(
+            StorageError::SnapshotTemporarilyUnavailable,
+        ))
+    }
+}
+
+fn to_raft(error: Error) -> raft::Error {
+    raft::Error::Store(match error {
+        Error::Compacted { .. } => StorageError::Compacted,
+        Error::Unavailable { .. } => StorageError::Unavailable,
+        Error::SnapshotOutOfDate { .. } => StorageError::SnapshotOutOfDate,
+        other => StorageError::Other(Box::new(other)),
+    })
+}
