@@ -1,0 +1,405 @@
+//! Open believes nothing because it is there: each breach is refused, with an error that names
+//! the key, what was expected and what was found.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may stop"
+)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{conf_state, database_dir, entries, hard_state, snapshot, tamper, unsynced};
+use raft_rocks::keys::{self, Meta};
+use raft_rocks::record::{self, FirstIndex, HardState, LastIndex, UncommitIndex};
+use raft_rocks::rocksdb::DB;
+use raft_rocks::{Error, Options, RaftMachineStorage, RaftStore, Result, VerifyOnOpen};
+
+/// Entries 3..=9 behind a truncation at 2; terms 1, 2, 2, 2, 3, 3, 3, 3; commit 6, applied 5.
+fn make_store(dir: &Path) {
+    let storage = RaftMachineStorage::open(dir, unsynced()).unwrap();
+    storage
+        .initialize_with_conf_state((vec![1, 2, 3], vec![]))
+        .unwrap();
+    storage.append(&entries(1..3, 1)).unwrap();
+    storage.append(&entries(3..6, 2)).unwrap();
+    storage.append(&entries(6..10, 3)).unwrap();
+    storage.set_hard_state(&hard_state(3, 1, 6)).unwrap();
+    storage.set_applied(5).unwrap();
+    storage
+        .create_snapshot(4, &conf_state(&[1, 2, 3]), b"state at 4")
+        .unwrap();
+    storage.compact(3).unwrap();
+}
+
+fn open(dir: &Path, verify: VerifyOnOpen) -> Result<RaftMachineStorage> {
+    let mut options = unsynced();
+    options.verify = verify;
+    RaftMachineStorage::open(dir, options)
+}
+
+/// Makes a store, damages it, and asserts that open names `key`.
+fn refused(key: &[u8], damage: impl FnOnce(&DB)) {
+    let error = damaged(VerifyOnOpen::Full, damage).expect_err("the damage was not noticed");
+    let named = keys::display(key);
+    assert!(
+        matches!(&error, Error::Corruption { key, .. } if *key == named),
+        "{named}: {error}"
+    );
+}
+
+fn damaged(verify: VerifyOnOpen, damage: impl FnOnce(&DB)) -> Result<RaftMachineStorage> {
+    let dir = tempfile::tempdir().unwrap();
+    make_store(dir.path());
+    tamper(dir.path(), damage);
+    open(dir.path(), verify)
+}
+
+fn encoded(index: u64, term: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    record::encode_entry(0, &common::entry(index, term, "x"), &mut out).unwrap();
+    out
+}
+
+#[test]
+fn an_undamaged_store_opens_as_it_was() {
+    for verify in [VerifyOnOpen::Full, VerifyOnOpen::Bounds] {
+        let storage = damaged(verify, |_| {}).unwrap();
+        assert_eq!((storage.first_index(), storage.last_index()), (3, 9));
+        assert_eq!(
+            (storage.applied_index(), storage.hard_state().commit),
+            (5, 6)
+        );
+        let terms: Vec<u64> = (2..=9).map(|i| storage.term(i).unwrap()).collect();
+        assert_eq!(terms, [1, 2, 2, 2, 3, 3, 3, 3], "{verify:?}");
+        assert_eq!(storage.entries(3, 10, None).unwrap().len(), 7);
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_any_record_is_refused() {
+    let metas = Meta::ALL.map(|meta| keys::meta(0, meta));
+    let all = metas
+        .into_iter()
+        .chain((3..10).map(|index| keys::entry(0, index)));
+    for key in all {
+        refused(&key, |db| {
+            let mut value = db.get(&key).unwrap().unwrap();
+            let middle = value.len() / 2;
+            value[middle] ^= 0x10;
+            db.put(&key, value).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_missing_record_is_refused() {
+    let required = [
+        Meta::FirstIndex,
+        Meta::LastIndex,
+        Meta::HardState,
+        Meta::ConfState,
+        Meta::UncommitIndex,
+    ];
+    for key in required.map(|meta| keys::meta(0, meta)) {
+        refused(&key, |db| db.delete(&key).unwrap());
+    }
+}
+
+#[test]
+fn a_hole_in_the_log_is_refused_and_its_index_named() {
+    for index in [3, 6, 9] {
+        refused(&keys::entry(0, index), |db| {
+            db.delete(keys::entry(0, index)).unwrap()
+        });
+    }
+}
+
+#[test]
+fn an_entry_past_the_last_index_is_refused() {
+    refused(&keys::entry(0, 10), |db| {
+        db.put(keys::entry(0, 10), encoded(10, 3)).unwrap()
+    });
+    refused(&keys::entry(0, 400), |db| {
+        db.put(keys::entry(0, 400), encoded(400, 3)).unwrap()
+    });
+}
+
+#[test]
+fn an_entry_of_another_place_is_refused() {
+    refused(&keys::entry(0, 7), |db| {
+        db.put(keys::entry(0, 7), encoded(8, 3)).unwrap()
+    });
+}
+
+#[test]
+fn terms_that_fall_are_refused() {
+    refused(&keys::entry(0, 7), |db| {
+        db.put(keys::entry(0, 7), encoded(7, 2)).unwrap()
+    });
+}
+
+#[test]
+fn bounds_that_contradict_the_log_are_refused() {
+    let last = |last_index, last_term| {
+        record::encode_meta(
+            0,
+            &LastIndex {
+                last_index,
+                last_term,
+            },
+        )
+    };
+    refused(&keys::entry(0, 10), |db| {
+        db.put(keys::meta(0, Meta::LastIndex), last(10, 3)).unwrap();
+    });
+    refused(&keys::entry(0, 9), |db| {
+        db.put(keys::meta(0, Meta::LastIndex), last(8, 3)).unwrap();
+    });
+    refused(&keys::meta(0, Meta::LastIndex), |db| {
+        db.put(keys::meta(0, Meta::LastIndex), last(9, 4)).unwrap();
+    });
+    refused(&keys::meta(0, Meta::LastIndex), |db| {
+        db.put(keys::meta(0, Meta::LastIndex), last(1, 1)).unwrap();
+    });
+    let first = FirstIndex {
+        first_index: 3,
+        truncated_index: 1,
+        truncated_term: 1,
+    };
+    refused(&keys::meta(0, Meta::FirstIndex), |db| {
+        db.put(
+            keys::meta(0, Meta::FirstIndex),
+            record::encode_meta(0, &first),
+        )
+        .unwrap();
+    });
+}
+
+fn put_commit(db: &DB, commit: u64) {
+    let state = HardState {
+        term: 3,
+        vote: 1,
+        commit,
+    };
+    let uncommit = UncommitIndex {
+        uncommit_index: commit + 1,
+    };
+    db.put(
+        keys::meta(0, Meta::HardState),
+        record::encode_meta(0, &state),
+    )
+    .unwrap();
+    db.put(
+        keys::meta(0, Meta::UncommitIndex),
+        record::encode_meta(0, &uncommit),
+    )
+    .unwrap();
+}
+
+/// raft-rs panics at start when the commit is outside the log (rule 12).
+#[test]
+fn a_commit_outside_the_log_is_refused() {
+    for commit in [0, 1, 10, u64::MAX - 1] {
+        let error = damaged(VerifyOnOpen::Full, |db| put_commit(db, commit)).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(error, Error::Corruption { .. }) && text.contains("commit"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_commit_below_the_applied_index_is_refused() {
+    let error = damaged(VerifyOnOpen::Full, |db| put_commit(db, 4)).unwrap_err();
+    assert!(error.to_string().contains("applied 5"), "{error}");
+}
+
+#[test]
+fn a_commit_and_an_uncommit_index_that_disagree_are_refused() {
+    refused(&keys::meta(0, Meta::UncommitIndex), |db| {
+        let wrong = UncommitIndex { uncommit_index: 9 };
+        db.put(
+            keys::meta(0, Meta::UncommitIndex),
+            record::encode_meta(0, &wrong),
+        )
+        .unwrap();
+    });
+}
+
+#[test]
+fn bounds_alone_still_notice_what_their_probes_meet() {
+    let at_the_end = |db: &DB| db.delete(keys::entry(0, 9)).unwrap();
+    assert!(damaged(VerifyOnOpen::Bounds, at_the_end).is_err());
+    let past_the_end = |db: &DB| db.put(keys::entry(0, 10), encoded(10, 3)).unwrap();
+    assert!(damaged(VerifyOnOpen::Bounds, past_the_end).is_err());
+}
+
+/// What open did not look at is refused when it is read.
+#[test]
+fn damage_that_bounds_do_not_notice_is_noticed_when_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    storage.append(&entries(1..1001, 1)).unwrap();
+    drop(storage);
+    tamper(dir.path(), |db| db.delete(keys::entry(0, 77)).unwrap());
+    let storage = open(dir.path(), VerifyOnOpen::Bounds).unwrap();
+    assert!(matches!(
+        storage.entries(70, 80, None),
+        Err(Error::Corruption { .. })
+    ));
+    assert_eq!(storage.entries(78, 1001, None).unwrap().len(), 923);
+    drop(storage);
+    assert!(open(dir.path(), VerifyOnOpen::Full).is_err());
+}
+
+#[test]
+fn a_newer_format_is_refused_and_nothing_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    make_store(dir.path());
+    tamper(dir.path(), |db| {
+        let newer = record::StoreFormat {
+            version: 2,
+            store_id: vec![7; 16],
+        };
+        db.put(keys::FORMAT, record::encode_format(&newer)).unwrap();
+    });
+    let before = listing(dir.path());
+    let error = open(dir.path(), VerifyOnOpen::Full).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::UnsupportedFormat {
+                found: 2,
+                supported: 1
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(listing(dir.path()), before, "a refused store was changed");
+}
+
+/// Every file with its length, but RocksDB's own text logs.
+fn listing(store: &Path) -> Vec<(String, u64)> {
+    let mut files: Vec<(String, u64)> = std::fs::read_dir(database_dir(store))
+        .unwrap()
+        .map(|file| file.unwrap())
+        .map(|file| {
+            (
+                file.file_name().into_string().unwrap(),
+                file.metadata().unwrap().len(),
+            )
+        })
+        .filter(|(name, _)| !name.starts_with("LOG"))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn records_without_a_format_are_refused() {
+    refused(keys::FORMAT, |db| db.delete(keys::FORMAT).unwrap());
+}
+
+#[test]
+fn a_directory_is_open_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    let error = RaftStore::open(dir.path(), unsynced()).unwrap_err();
+    assert!(
+        matches!(error, Error::Locked { .. }) && error.is_retryable(),
+        "{error}"
+    );
+    let clone = first.clone();
+    drop(first);
+    assert!(
+        RaftStore::open(dir.path(), unsynced()).is_err(),
+        "a clone still holds it"
+    );
+    drop(clone);
+    RaftStore::open(dir.path(), unsynced()).unwrap();
+}
+
+#[test]
+fn refused_options_touch_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let mut options = Options::default();
+    options.memtable_bytes = 0;
+    assert!(RaftStore::open(&path, options).is_err());
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_damaged_group_does_not_keep_others_from_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RaftStore::open(dir.path(), unsynced()).unwrap();
+    for id in [1, 2] {
+        store.group(id).unwrap().append(&entries(1..4, 1)).unwrap();
+    }
+    drop(store);
+    tamper(dir.path(), |db| db.delete(keys::entry(1, 2)).unwrap());
+    let store = RaftStore::open(dir.path(), unsynced()).unwrap();
+    assert!(store.group(1).is_err());
+    assert_eq!(store.group(2).unwrap().last_index(), 3);
+}
+
+#[test]
+fn a_snapshot_that_contradicts_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    make_store(dir.path());
+    tamper(dir.path(), |db| {
+        let wrong = record::SnapshotRecord {
+            index: 4,
+            term: 9,
+            conf_state: (&conf_state(&[1])).into(),
+            ..record::SnapshotRecord::default()
+        };
+        db.put(
+            keys::meta(0, Meta::Snapshot),
+            record::encode_meta(0, &wrong),
+        )
+        .unwrap();
+    });
+    let error = open(dir.path(), VerifyOnOpen::Full).unwrap_err();
+    assert!(
+        error.to_string().contains("snapshot of term 2 at index 4"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_damaged_snapshot_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    storage
+        .apply_snapshot(&snapshot(5, 2, &[1, 2], vec![7; 300_000]))
+        .unwrap();
+    drop(storage);
+    let file = std::fs::read_dir(dir.path().join("snapshots"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let path = file.unwrap().path();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[200_000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = open(dir.path(), VerifyOnOpen::Full).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Corruption {
+                what: "snapshot file",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert!(
+        open(dir.path(), VerifyOnOpen::Bounds).is_err(),
+        "a missing file"
+    );
+}

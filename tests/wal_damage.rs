@@ -1,0 +1,119 @@
+//! Damage to the write-ahead log is noticed at open: a hole in it can swallow hard states,
+//! which neither the contiguity of entries nor the last sequence number would show.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may stop"
+)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{entries, hard_state, unsynced, wal_files};
+use raft_rocks::{Error, RaftMachineStorage};
+
+const BLOCK: usize = 32 << 10;
+const TERMS: u64 = 20_000;
+/// Types of log records: whole, or the first of several fragments.
+const STARTS: [u8; 2] = [1, 2];
+
+/// A store whose write-ahead log holds entries, then several blocks of hard states alone,
+/// then entries again.
+fn store_with_blocks_of_hard_states(dir: &Path) -> PathBuf {
+    let storage = RaftMachineStorage::open(dir, unsynced()).unwrap();
+    storage.append(&entries(1..101, 1)).unwrap();
+    for term in 2..TERMS {
+        storage.set_hard_state(&hard_state(term, 1, 0)).unwrap();
+    }
+    for index in 101..1000 {
+        storage.append(&entries(index..index + 1, TERMS)).unwrap();
+    }
+    storage.store().clone().close().unwrap();
+    drop(storage);
+    let wal = wal_files(dir).pop().unwrap();
+    assert!(
+        std::fs::metadata(&wal).unwrap().len() > 4 * BLOCK as u64,
+        "a log of several blocks"
+    );
+    wal
+}
+
+/// Where a record of the log starts, at least `skip` bytes into the block at `block`: a
+/// record is a checksum (4), a length (2, little-endian), a type (1) and the payload.
+fn record_boundary(log: &[u8], block: usize, skip: usize) -> usize {
+    let mut at = block;
+    while at < block + skip {
+        at += 7 + usize::from(u16::from_le_bytes([log[at + 4], log[at + 5]]));
+    }
+    at
+}
+
+fn open_error(dir: &Path) -> Error {
+    RaftMachineStorage::open(dir, unsynced()).expect_err("a damaged log was taken for whole")
+}
+
+#[test]
+fn an_undamaged_log_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    store_with_blocks_of_hard_states(dir.path());
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    assert_eq!(
+        (storage.last_index(), storage.hard_state().term),
+        (999, TERMS - 1)
+    );
+}
+
+/// RocksDB takes zeros for the preallocated end of a block, and goes on with the next: where
+/// that starts with a whole record it opens without a word, with entries, last index and
+/// last sequence number as they were.
+#[test]
+fn a_hole_that_holds_only_hard_states_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = store_with_blocks_of_hard_states(dir.path());
+    let mut bytes = std::fs::read(&wal).unwrap();
+    let block = (2..15)
+        .map(|n| n * BLOCK)
+        .find(|at| STARTS.contains(&bytes[at + BLOCK + 6]));
+    let block = block.expect("a block that ends with a whole record");
+    let hole = record_boundary(&bytes, block, BLOCK / 2)..block + BLOCK;
+    bytes[hole].fill(0);
+    std::fs::write(&wal, bytes).unwrap();
+
+    let error = open_error(dir.path());
+    assert!(
+        matches!(
+            error,
+            Error::Corruption {
+                what: "write-ahead log",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_is_refused() {
+    for at in [BLOCK + 77, 2 * BLOCK + 1003, 3 * BLOCK + 6] {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = store_with_blocks_of_hard_states(dir.path());
+        let mut bytes = std::fs::read(&wal).unwrap();
+        bytes[at] ^= 4;
+        std::fs::write(&wal, bytes).unwrap();
+        let error = open_error(dir.path());
+        assert!(error.is_fatal(), "at {at}: {error}");
+    }
+}
+
+#[test]
+fn a_torn_last_record_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = store_with_blocks_of_hard_states(dir.path());
+    let bytes = std::fs::read(&wal).unwrap();
+    std::fs::write(&wal, &bytes[..bytes.len() - 3]).unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    assert_eq!(storage.last_index(), 998);
+    let log = storage.entries(1, 999, None).unwrap();
+    assert_eq!(log.len(), 998);
+}
