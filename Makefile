@@ -1,9 +1,10 @@
 # `make` alone lists the targets. Each installs what is missing first (scripts/setup).
 #
-# All targets but `bench` use the dev profile, which builds RocksDB optimised (Cargo.toml): one
-# build serves tests, lints, documents and the demo. They share one target directory too: cargo
-# keeps the artefacts of the two codecs side by side under different hashes, so that switching
-# back and forth rebuilds nothing, and a second directory would only double the disk space.
+# All targets but `bench` and `fuzz` use the dev profile, which builds RocksDB optimised
+# (Cargo.toml), so that tests, lints, documents, package and demo share its objects. They share one
+# target directory too: cargo keeps the artefacts of the two codecs side by side under different
+# hashes, so that switching rebuilds nothing. The second codec gives bindgen's own dependencies
+# other features, and with them RocksDB another hash; ccache spares its compilation.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help

@@ -114,7 +114,7 @@ impl Group {
 
     pub(super) fn install(&mut self, snapshot: &Snapshot) -> Outcome {
         let metadata = snapshot.get_metadata();
-        if metadata.index == 0 || metadata.term == 0 {
+        if metadata.index == 0 || metadata.index == u64::MAX || metadata.term == 0 {
             return Err(Refusal::InvalidBatch);
         }
         if metadata.index < self.commit() {

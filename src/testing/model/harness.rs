@@ -438,7 +438,7 @@ fn resolve(parts: &Parts, group: &Group, number: usize) -> (Write, String) {
 }
 
 fn removes(value: u8) -> bool {
-    value % 2 == 0
+    value.is_multiple_of(2)
 }
 
 /// Never delivers: what it allows is a compaction past the stored snapshot.

@@ -58,7 +58,7 @@ fn entry(number: usize, index: u64, term: u64, bytes: u16) -> Entry {
     entry.term = term;
     entry.data = payload(number, index, bytes);
     entry.context = payload(number, index, (mix % 5 * (mix % 3)) as u16);
-    entry.sync_log = mix % 11 == 0;
+    entry.sync_log = mix.is_multiple_of(11);
     entry
 }
 
@@ -93,7 +93,11 @@ impl Ballot {
 impl Image {
     /// A snapshot as another node would send it.
     pub(super) fn received(&self, group: &Group, number: usize) -> Snapshot {
-        let index = place(group.commit(), group.last_index() + 8, self.at);
+        let index = match self.at {
+            // No entry could follow it.
+            u8::MAX => u64::MAX,
+            at => place(group.commit(), group.last_index() + 8, at),
+        };
         let last_term = group.term(group.last_index()).unwrap_or(0);
         let term = group.hard_state.term.max(last_term).max(1);
         self.snapshot(index, term.saturating_add_signed(self.term.into()), number)

@@ -134,7 +134,7 @@ pub struct Ballot {
 /// A snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// The place of its index.
+    /// The place of its index; 255 is the index `u64::MAX` of a received one.
     pub at: u8,
     /// The term of a received one, counted from the newest known; of a staged one, counted
     /// from the log's.
@@ -273,7 +273,7 @@ impl Step {
                     ..image
                 }),
                 entries: (flags & 8 == 0).then_some(tail),
-                hard_state: (ballot.commit % 2 == 0).then_some(ballot),
+                hard_state: ballot.commit.is_multiple_of(2).then_some(ballot),
                 commit: (commit % 8 == 7).then_some(commit / 8),
                 conf_state: (conf % 4 == 3).then_some((conf / 4, at)),
                 applied: (at % 4 == 3).then_some(at / 4),
