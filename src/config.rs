@@ -89,8 +89,8 @@ pub struct Options {
     pub snapshot_payload: SnapshotPayload,
 
     /// Where snapshot files stand. Default: `snapshots` in the store's directory; with
-    /// [`with_db`](crate::RaftStore::with_db) the database's path with `.raft-snapshots`
-    /// appended. It must not be shared with another store: files that no record names are
+    /// [`with_db`](crate::RaftStore::with_db) the database's path with `.raft-snapshots-` and
+    /// the column family's name appended. One store locks it: files that no record names are
     /// removed at open.
     pub snapshot_dir: Option<PathBuf>,
 
@@ -146,8 +146,20 @@ impl Options {
             return invalid("snapshot_inline_bytes_max", "at most 67108864 (64 MiB)");
         }
         for name in &self.column_families {
-            if name.is_empty() || name == RAFT_COLUMN_FAMILY {
-                return invalid("column_families", "a name is not empty and not \"default\"");
+            if name.is_empty() || name == RAFT_COLUMN_FAMILY || name.contains('\0') {
+                return invalid(
+                    "column_families",
+                    "a name is not empty, not \"default\", without NUL",
+                );
+            }
+            if self
+                .column_families
+                .iter()
+                .filter(|other| *other == name)
+                .count()
+                > 1
+            {
+                return invalid("column_families", "each name once");
             }
         }
         Ok(())

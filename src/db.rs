@@ -14,7 +14,8 @@
 //! An iterator's end is believed only after its status was checked, every iterator seeks in
 //! total order, and none reads below a group's first entry (rule 20 of the contract).
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +34,7 @@ use crate::config::{FsyncPolicy, Options, RAFT_COLUMN_FAMILY};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::record::{self, StoreFormat};
-use crate::snapshot::make_dir;
+use crate::snapshot::{lock, make_dir};
 
 const DATABASE_DIR: &str = "db";
 const LOCK_FILE: &str = "lock";
@@ -147,6 +148,7 @@ impl Db {
             check_before_open(&path, options, &families)?;
             families
         } else {
+            check_is_new(&path)?;
             Vec::new()
         };
         let wanted = options
@@ -259,6 +261,7 @@ impl Db {
 
     /// Adds a raft record to `changes`.
     pub(crate) fn put(&self, changes: &mut Changes, key: &[u8], value: &[u8]) -> Result<()> {
+        check_len(keys::display(key), value.len())?;
         changes.batch.put_cf(&raft_family!(self), key, value);
         Ok(())
     }
@@ -301,6 +304,8 @@ impl Db {
                 "there is no column family {family:?}; name it in Options::column_families"
             )));
         };
+        let len = key.len().max(value.map_or(0, <[u8]>::len));
+        check_len(format!("a key of column family {family:?}"), len)?;
         match value {
             Some(value) => changes.batch.put_cf(&handle, key, value),
             None => changes.batch.delete_cf(&handle, key),
@@ -323,9 +328,10 @@ impl Db {
         let before = self.core.rocks.latest_sequence_number();
         let mut write = WriteOptions::default();
         write.set_sync(synced);
-        self.core.dirty.store(true, Ordering::Release);
         let written = self.core.rocks.write_opt(changes.batch, &write);
         written.map_err(|e| self.core.fail(Error::rocks("write")(e)))?;
+        // After the write: a background sync that began before it may not have covered it.
+        self.core.dirty.store(true, Ordering::Release);
         if synced {
             // The log is synced as a whole: what was in it before this write is durable too.
             self.core.synced.fetch_max(before, Ordering::AcqRel);
@@ -458,6 +464,39 @@ fn sync_every(interval: Duration, stop: &(Mutex<bool>, Condvar), core: &Weak<Cor
     }
 }
 
+/// RocksDB's C interface drops what is longer from a batch without a word.
+fn check_len(what: String, len: usize) -> Result<()> {
+    if u32::try_from(len).is_err() {
+        return Err(Error::invalid_batch(format!(
+            "{what}: {len} bytes, and RocksDB takes less than 4 GiB; store it in pieces"
+        )));
+    }
+    Ok(())
+}
+
+/// A database without `CURRENT` is a new one, or one whose first open was cut short. RocksDB
+/// would make a new one in the place of anything else, over what is left of the old.
+fn check_is_new(path: &Path) -> Result<()> {
+    let listing = match std::fs::read_dir(path) {
+        Ok(listing) => listing,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("list", path, e)),
+    };
+    for file in listing {
+        let name = file.map_err(|e| Error::io("list", path, e))?.file_name();
+        let name = name.to_string_lossy();
+        let from_a_first_open = ["MANIFEST-000001", "IDENTITY", "LOCK"].contains(&&*name)
+            || name.starts_with("LOG")
+            || name.ends_with(".dbtmp");
+        if !from_a_first_open {
+            let key = path.join("CURRENT").display().to_string();
+            let found = format!("none, but a file {name}");
+            return Err(Error::corruption("database", key, "a file CURRENT", found));
+        }
+    }
+    Ok(())
+}
+
 /// What RocksDB itself finds damaged gets our error, which says what to do about it.
 fn opening(path: &Path, error: rocksdb::Error) -> Error {
     if error.kind() == rocksdb::ErrorKind::Corruption {
@@ -472,22 +511,6 @@ fn opening(path: &Path, error: rocksdb::Error) -> Error {
     Error::Rocks {
         op: "open",
         source: error,
-    }
-}
-
-fn lock(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path);
-    let file = file.map_err(|e| Error::io("open", path, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked {
-            path: path.to_path_buf(),
-        }),
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
     }
 }
 
@@ -563,6 +586,9 @@ fn check_format_record(bytes: &[u8]) -> Result<()> {
 /// Proves that the live write-ahead logs hold every sequence number up to the recovered one:
 /// a hole in them swallows hard states and truncations, which neither the contiguity of
 /// entries nor the last sequence number shows.
+///
+/// Logs that recovery skips are no part of it. RocksDB unlinks them newest first, so that a
+/// power cut can bring an old one back without its successor.
 fn verify_wal(rocks: &DB, path: &Path) -> Result<()> {
     let recovered = rocks.latest_sequence_number();
     let damaged = |expected: String, found: String| {
@@ -573,28 +599,115 @@ fn verify_wal(rocks: &DB, path: &Path) -> Result<()> {
             found,
         )
     };
-    let logs = rocks
-        .get_updates_since(0)
+    let Some(first) = first_needed_sequence(rocks, path)? else {
+        return Ok(());
+    };
+    let mut logs = rocks
+        .get_updates_since(first - 1)
         .map_err(Error::rocks("read the write-ahead log"))?;
-    let mut next: Option<u64> = None;
-    for update in logs {
+    let mut next = first;
+    for update in logs.by_ref() {
         let (sequence, batch) =
-            update.map_err(|e| damaged("adjacent sequence numbers".to_owned(), e.to_string()))?;
-        if let Some(next) = next.filter(|next| *next != sequence) {
+            update.map_err(|e| damaged(format!("sequence number {next}"), e.to_string()))?;
+        if sequence != next {
             return Err(damaged(
                 format!("sequence number {next}"),
                 sequence.to_string(),
             ));
         }
-        next = Some(sequence + batch.len() as u64);
+        next = sequence + batch.len() as u64;
     }
-    match next {
-        Some(next) if next != recovered + 1 => Err(damaged(
-            format!("sequence numbers up to {recovered}, which recovery reached"),
-            format!("an end at {}", next - 1),
-        )),
-        _ => Ok(()),
+    if next == recovered + 1 {
+        return Ok(());
     }
+    // The iterator ends at a gap; its status says so.
+    let found = match logs.status() {
+        Ok(()) => format!("an end before {next}"),
+        Err(e) => format!("an end before {next}: {e}"),
+    };
+    Err(damaged(
+        format!("sequence numbers up to {recovered}, which recovery reached"),
+        found,
+    ))
+}
+
+/// The first sequence number in the logs that recovery reads; `None` when they are empty.
+fn first_needed_sequence(rocks: &DB, path: &Path) -> Result<Option<u64>> {
+    let property = rocksdb::properties::MIN_LOG_NUMBER_TO_KEEP;
+    let needed = rocks
+        .property_int_value(property)
+        .map_err(Error::rocks("read a property"))?;
+    let listing = std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))?;
+    let mut logs = Vec::new();
+    for file in listing {
+        let file = file.map_err(|e| Error::io("list", path, e))?.path();
+        if file.extension().is_some_and(|extension| extension == "log")
+            && let Some(number) = file
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse::<u64>().ok())
+            && number >= needed.unwrap_or(0)
+        {
+            logs.push((number, file));
+        }
+    }
+    logs.sort_unstable();
+    let newest = logs.last().map(|(number, _)| *number);
+    for (number, log) in logs {
+        let mut bytes = File::open(&log).map_err(|e| Error::io("open", &log, e))?;
+        let head = read_up_to(&mut bytes, HEAD_LEN).map_err(|e| Error::io("read", &log, e))?;
+        if let Some(sequence) = first_sequence(&head) {
+            return Ok(Some(sequence));
+        }
+        // Recovery takes zeros for an end, and goes on behind them with the next block or the
+        // next log: a hole. Only a log torn before its first record ended has none.
+        let torn = Some(number) == newest
+            && only_zeros_behind_the_first_block(&mut bytes)
+                .map_err(|e| Error::io("read", &log, e))?;
+        if !head.is_empty() && !torn {
+            let (key, expected) = (log.display().to_string(), "a record at its start");
+            return Err(Error::corruption(
+                "write-ahead log",
+                key,
+                expected,
+                "none, but more behind it",
+            ));
+        }
+    }
+    Ok(None)
+}
+
+/// A record's header and the sequence number of the batch in it.
+const HEAD_LEN: u64 = 15;
+/// Records do not cross blocks of a log (RocksDB's `db/log_format.h`).
+const LOG_BLOCK_LEN: u64 = 32 << 10;
+
+fn read_up_to(file: &mut File, len: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(len).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn only_zeros_behind_the_first_block(file: &mut File) -> std::io::Result<bool> {
+    file.seek(SeekFrom::Start(LOG_BLOCK_LEN))?;
+    loop {
+        let block = read_up_to(file, LOG_BLOCK_LEN)?;
+        if block.is_empty() || block.iter().any(|byte| *byte != 0) {
+            return Ok(block.is_empty());
+        }
+    }
+}
+
+/// The sequence number of a log's first batch; `None` when it has none that can be read.
+///
+/// A log record is a checksum (4), a length (2), a type (1) and the payload, which starts with
+/// the batch's sequence number; all little-endian (RocksDB's `db/log_format.h`).
+fn first_sequence(head: &[u8]) -> Option<u64> {
+    const WHOLE_OR_FIRST: [u8; 2] = [1, 2];
+    let ([.., kind], payload) = head.split_first_chunk::<7>()?;
+    let sequence = payload
+        .first_chunk::<8>()
+        .filter(|_| WHOLE_OR_FIRST.contains(kind))?;
+    Some(u64::from_le_bytes(*sequence)).filter(|sequence| *sequence > 0)
 }
 
 fn new_store_id() -> Result<[u8; 16]> {
@@ -609,6 +722,20 @@ pub(crate) fn default_snapshot_dir(dir: &Path) -> PathBuf {
     dir.join("snapshots")
 }
 
+/// The same beside a database that is not ours: one for each column family.
+pub(crate) fn snapshot_dir_of_family(database: &Path, family: &str) -> PathBuf {
+    let escaped: String = family
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => char::from(byte).to_string(),
+            other => format!("%{other:02x}"),
+        })
+        .collect();
+    let mut path = database.as_os_str().to_owned();
+    path.push(format!(".raft-snapshots-{escaped}"));
+    path.into()
+}
+
 /// Logs once per process that RocksDB computes its checksums in software.
 pub(crate) fn report_slow_build() {
     static ONCE: std::sync::Once = std::sync::Once::new();
@@ -621,5 +748,24 @@ pub(crate) fn report_slow_build() {
                  see \"CPU features\" in the README of raft-rocks"
             );
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rocksdb_would_drop_from_a_batch_is_refused() {
+        assert!(check_len("a key".to_owned(), u32::MAX as usize).is_ok());
+        let error = check_len("a key".to_owned(), u32::MAX as usize + 1).unwrap_err();
+        assert!(error.to_string().contains("4 GiB"), "{error}");
+    }
+
+    #[test]
+    fn families_have_directories_of_their_own() {
+        let of = |family| snapshot_dir_of_family(Path::new("/data/db"), family);
+        assert_eq!(of("raft_1"), Path::new("/data/db.raft-snapshots-raft_1"));
+        assert_eq!(of("../a"), Path::new("/data/db.raft-snapshots-%2e%2e%2fa"));
     }
 }

@@ -20,6 +20,9 @@ use byteorder::{BigEndian, ByteOrder};
 /// The key of the format version, one per store.
 pub const FORMAT: &[u8] = b"/format";
 
+/// What every key of group 0 starts with.
+pub(crate) const GROUP_ZERO: &[u8] = b"/raft/";
+
 const GROUP: &[u8] = b"/group/";
 const ENTRY: &[u8] = b"/raft/entry/";
 const INDEX_LEN: usize = 8;
@@ -147,6 +150,15 @@ pub fn parse(key: &[u8]) -> Option<Key> {
         .into_iter()
         .find(|m| m.key() == rest)
         .map(|m| Key::Meta(group, m))
+}
+
+/// The group that a key lies under, whether or not it is one that a group has.
+pub(crate) fn group_of(key: &[u8]) -> Option<u64> {
+    if key.starts_with(GROUP_ZERO) {
+        return Some(0);
+    }
+    let id = key.strip_prefix(GROUP)?.first_chunk::<8>()?;
+    Some(u64::from_be_bytes(*id)).filter(|id| *id != 0)
 }
 
 /// A key for people: printable bytes as they are, group and index in decimal.

@@ -48,19 +48,53 @@ struct Memory {
 }
 
 /// How much of the log is durable.
+///
+/// Two writes are remembered, whatever their number: the newest, and one that waits for a
+/// sync while newer ones go on. A sync that covers it moves the floor, so that the index
+/// advances under a load that never pauses.
 #[derive(Clone, Copy, Debug, Default)]
 struct Persisted {
     /// Durable for certain.
     floor: u64,
-    /// When a sync has covered this sequence number, the whole log is durable.
-    pending: Option<u64>,
+    waiting: Option<Mark>,
+    /// `None`: everything is durable.
+    newest: Option<Mark>,
+}
+
+/// A write that was not synced: what is durable once a sync has covered it.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    sequence: u64,
+    last: u64,
 }
 
 impl Persisted {
-    fn index(self, last: u64, synced: u64) -> u64 {
-        match self.pending {
-            Some(sequence) if sequence > synced => self.floor,
-            _ => last,
+    fn index(&self, last: u64, synced: u64) -> u64 {
+        let covered = |mark: &Mark| mark.sequence <= synced;
+        match (&self.newest, &self.waiting) {
+            (None, _) => last,
+            (Some(newest), _) if covered(newest) => last,
+            (_, Some(waiting)) if covered(waiting) => waiting.last,
+            _ => self.floor,
+        }
+    }
+
+    /// After an unsynced write to a log that ended at `last`, which left it as it was up to
+    /// `kept` and made it end where `newest` says.
+    fn after_write(&self, last: u64, kept: u64, newest: Mark, synced: u64) -> Persisted {
+        let uncovered = |mark: &Mark| mark.sequence > synced;
+        let waiting = self
+            .waiting
+            .filter(uncovered)
+            .or(self.newest.filter(uncovered));
+        let waiting = waiting.map(|mark| Mark {
+            last: mark.last.min(kept),
+            ..mark
+        });
+        Persisted {
+            floor: self.index(last, synced).min(kept),
+            waiting: Some(waiting.unwrap_or(newest)),
+            newest: Some(newest),
         }
     }
 }
@@ -132,6 +166,9 @@ impl RaftLog {
         if staged.is_empty {
             return Ok(());
         }
+        for file in &staged.new_files {
+            file.check_present()?;
+        }
         // From here on a record may name the files, whatever the write returns.
         staged
             .new_files
@@ -139,27 +176,34 @@ impl RaftLog {
             .for_each(snapshot::StagedSnapshot::keep);
         let changes = std::mem::take(&mut staged.changes);
         let committed = self.db.commit(changes, staged.sync)?;
-        let replaced = file_of(&old).filter(|file| Some(*file) != file_of(&staged.next));
-        if let Some(file) = replaced {
-            debug_assert_eq!(staged.sync, Sync::Force);
+        let forced = staged.sync == Sync::Force;
+        self.take_into_memory(staged, &entries, committed);
+        // Only now: a reader that finds the file gone must find the new record in memory.
+        if let Some(file) = file_of(&old)
+            && self.state(|state| file_of(state) != Some(file))
+        {
+            debug_assert!(
+                forced,
+                "the record that replaces a file's is durable before it goes"
+            );
             self.snapshots.discard(file);
         }
-        self.take_into_memory(staged, &entries, committed);
         Ok(())
     }
 
     fn take_into_memory(&self, staged: Staged, entries: &[&[Entry]], committed: Committed) {
         let mut memory = self.memory.write();
-        let synced = self.db.synced();
-        let durable = memory.persisted.index(memory.state.last_index(), synced);
         memory.persisted = if committed.synced {
             Persisted::default()
         } else {
-            let floor = durable.min(staged.kept_last);
-            Persisted {
-                floor,
-                pending: Some(committed.sequence),
-            }
+            let newest = Mark {
+                sequence: committed.sequence,
+                last: staged.next.last_index(),
+            };
+            let (last, synced) = (memory.state.last_index(), self.db.synced());
+            memory
+                .persisted
+                .after_write(last, staged.kept_last, newest, synced)
         };
         if staged.installed {
             memory.cache.clear();
@@ -185,12 +229,10 @@ impl RaftLog {
     pub(crate) fn destroy(&self) -> Result<()> {
         let _writer = self.writer.lock();
         self.check_alive()?;
-        self.db
-            .commit(batch::stage_destroy(&self.db, self.group)?, Sync::Force)?;
+        destroy(&self.db, self.group, &self.snapshots)?;
         self.destroyed.store(true, Ordering::Release);
         self.memory.write().cache.clear();
-        self.snapshots
-            .remove_orphans(|group, _| group == self.group)
+        Ok(())
     }
 
     /// The entries in `[low, high)`, at least one, and no more than `max_size` bytes as
@@ -219,39 +261,26 @@ impl RaftLog {
     /// `None` when what was read does not fit the bounds and terms in memory.
     fn try_fetch(&self, low: u64, high: u64, max_size: Option<u64>) -> Result<Option<Vec<Entry>>> {
         let mut fetched = Fetched::new(low, high, max_size);
-        let cold = self.with_range(low, high, |memory| fetched.take_cached(&memory.cache))?;
-        if cold.is_empty() || fetched.full {
-            return Ok(Some(fetched.entries));
-        }
-        self.read_cold(cold.clone(), &mut fetched)?;
-        if !fetched.full && fetched.next < cold.end {
-            return Ok(None);
-        }
-        let rest = self.with_range(low, high, |memory| {
-            let fits = fetched
-                .entries
-                .iter()
-                .all(|e| memory.state.terms.term(e.index) == Some(e.term));
-            fits.then(|| fetched.take_cached(&memory.cache))
-        })?;
-        match rest {
-            None => Ok(None),
-            Some(rest) if rest.is_empty() || fetched.full => Ok(Some(fetched.entries)),
-            // The cache let go of the rest meanwhile.
-            Some(rest) => {
-                self.read_cold(rest, &mut fetched)?;
-                let whole = fetched.full || fetched.next == high;
-                Ok((whole && self.terms_fit(&fetched.entries)).then_some(fetched.entries))
+        // The cache may shrink between two rounds; each round gets further.
+        loop {
+            let cold = self.with_range(low, high, |memory| {
+                let terms = &memory.state.terms;
+                let fits = fetched
+                    .entries
+                    .iter()
+                    .all(|e| terms.term(e.index) == Some(e.term));
+                fits.then(|| fetched.take_cached(&memory.cache))
+            })?;
+            let Some(cold) = cold else { return Ok(None) };
+            if cold.is_empty() {
+                return Ok(Some(fetched.entries));
+            }
+            let end = cold.end;
+            self.read_cold(cold, &mut fetched)?;
+            if !fetched.full && fetched.next < end {
+                return Ok(None);
             }
         }
-    }
-
-    fn terms_fit(&self, entries: &[Entry]) -> bool {
-        self.state(|state| {
-            entries
-                .iter()
-                .all(|e| state.terms.term(e.index) == Some(e.term))
-        })
     }
 
     /// Runs `read` on a range that lies within the log.
@@ -361,6 +390,16 @@ impl RaftLog {
     }
 }
 
+/// Removes everything that `group` has on disk, durably; nothing of it is read.
+pub(crate) fn destroy(db: &Db, group: u64, snapshots: &SnapshotDir) -> Result<()> {
+    db.commit(batch::stage_destroy(db, group)?, Sync::Force)?;
+    // The group is gone; a file that stays is removed at the next open.
+    if let Err(e) = snapshots.remove_orphans(|id, _| id == group) {
+        log::warn!("{e}");
+    }
+    Ok(())
+}
+
 fn file_of(state: &GroupState) -> Option<&SnapshotFile> {
     state
         .snapshot
@@ -416,6 +455,9 @@ impl Fetched {
     /// Takes what the cache has from `next` on, and returns what has to be read before it has
     /// any: empty when nothing is left to read.
     fn take_cached(&mut self, cache: &EntryCache) -> Range<u64> {
+        if self.full {
+            return self.next..self.next;
+        }
         if let Some(cached) = cache.from(self.next) {
             for entry in cached {
                 if self.next >= self.high || !self.push(entry.clone()) {

@@ -68,23 +68,27 @@ pub(crate) fn load(
     Ok(state)
 }
 
-/// The groups that have a record on disk, ascending.
+/// The groups that have a key on disk, ascending; also those whose records are damaged.
 pub(crate) fn list_groups(db: &Db) -> Result<Vec<u64>> {
     let mut groups = Vec::new();
-    if db.get(&keys::meta(0, Meta::FirstIndex))?.is_some() {
-        groups.push(0);
-    }
+    // The keys of group 0 sort behind those of all others.
+    db.scan(keys::GROUP_ZERO, None, |key, _| {
+        groups.extend(keys::group_of(key));
+        Ok(ControlFlow::Break(()))
+    })?;
     let mut next = Some(1);
     while let Some(from) = next.take() {
-        db.scan(&keys::group_floor(from), None, |key, _| {
-            if let Some(Key::Meta(group, _) | Key::Entry(group, _)) = keys::parse(key)
-                && group >= from
-            {
-                groups.push(group);
-                next = group.checked_add(1);
-            }
-            Ok(ControlFlow::Break(()))
-        })?;
+        db.scan(
+            &keys::group_floor(from),
+            Some(keys::GROUP_ZERO),
+            |key, _| {
+                if let Some(group) = keys::group_of(key) {
+                    groups.push(group);
+                    next = group.checked_add(1);
+                }
+                Ok(ControlFlow::Break(()))
+            },
+        )?;
     }
     Ok(groups)
 }

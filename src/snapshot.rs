@@ -16,9 +16,10 @@
 //! 4. A staged file that is not installed is removed when it is dropped, or, after a crash,
 //!    when its group is opened: no record names it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prost::Message;
@@ -32,6 +33,7 @@ const HEADER_LEN: usize = 36;
 const CHUNK_HEADER_LEN: usize = 8;
 const CHUNK_BYTES: usize = 256 << 10;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
+const LOCK_FILE: &str = "lock";
 const FINAL_SUFFIX: &str = ".snap";
 const TMP_SUFFIX: &str = ".snap.tmp";
 
@@ -89,15 +91,23 @@ impl SnapshotReference {
     }
 }
 
-/// The directory of a store's snapshot files.
+/// The directory of a store's snapshot files. Locked while anything refers to it, because
+/// files that the store does not know are removed: two stores must not share one, and a file
+/// that is being staged must not outlive its store.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotDir {
     path: PathBuf,
+    _lock: Arc<File>,
 }
 
 impl SnapshotDir {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        SnapshotDir { path }
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        make_dir(&path)?;
+        let lock = lock(&path.join(LOCK_FILE))?;
+        Ok(SnapshotDir {
+            path,
+            _lock: Arc::new(lock),
+        })
     }
 
     pub(crate) fn file_path(&self, file: &record::SnapshotFile) -> PathBuf {
@@ -108,7 +118,6 @@ impl SnapshotDir {
     /// opened.
     fn create(&self, id: SnapshotId) -> Result<(BufWriter<File>, String)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        make_dir(&self.path)?;
         loop {
             let SnapshotId { group, index, term } = id;
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -125,14 +134,10 @@ impl SnapshotDir {
         }
     }
 
-    /// Removes every file of `group` but `keep`; with no group, those of groups not in
-    /// `known`. Files that are not ours are left alone.
+    /// Removes the files that `orphan` says so of, by group and name, as far as they can be: one
+    /// that stays is found again at the next open. Files that are not ours are left alone.
     pub(crate) fn remove_orphans(&self, orphan: impl Fn(u64, &str) -> bool) -> Result<()> {
-        let listing = match fs::read_dir(&self.path) {
-            Ok(listing) => listing,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(Error::io("list", &self.path, e)),
-        };
+        let listing = fs::read_dir(&self.path).map_err(|e| Error::io("list", &self.path, e))?;
         for file in listing {
             let file = file.map_err(|e| Error::io("list", &self.path, e))?;
             let name = file.file_name();
@@ -142,7 +147,7 @@ impl SnapshotDir {
             };
             if orphan(group, name) {
                 log::info!("removing {}: no record names it", file.path().display());
-                remove_file(&file.path())?;
+                remove_or_warn(&file.path());
             }
         }
         Ok(())
@@ -151,9 +156,7 @@ impl SnapshotDir {
     /// Removes a file that the durable record no longer names. A failure only leaves an
     /// orphan for the next open, so it is logged and not returned.
     pub(crate) fn discard(&self, file: &record::SnapshotFile) {
-        if let Err(e) = remove_file(&self.file_path(file)) {
-            log::warn!("{e}");
-        }
+        remove_or_warn(&self.file_path(file));
     }
 }
 
@@ -166,6 +169,12 @@ fn group_of_file(name: &str) -> Option<u64> {
     let group = parts.next().filter(|hex| hex.len() == 16)?;
     let group = u64::from_str_radix(group, 16).ok()?;
     (parts.count() == 3).then_some(group)
+}
+
+fn remove_or_warn(path: &Path) {
+    if let Err(e) = remove_file(path) {
+        log::warn!("{e}");
+    }
 }
 
 fn remove_file(path: &Path) -> Result<()> {
@@ -195,6 +204,23 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
     sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
+/// Takes a lock that is held as long as the file is open, in this process or another.
+pub(crate) fn lock(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path);
+    let file = file.map_err(|e| Error::io("open", path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+            path: path.to_path_buf(),
+        }),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+    }
+}
+
 fn sync_dir(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
@@ -216,6 +242,8 @@ pub struct SnapshotWriter {
     data_bytes: u64,
     data_crc: u32,
     finished: bool,
+    /// A write failed: how much of it is in the file is unknown.
+    failed: bool,
 }
 
 impl SnapshotWriter {
@@ -238,6 +266,7 @@ impl SnapshotWriter {
             data_bytes: 0,
             data_crc: 0,
             finished: false,
+            failed: false,
         };
         let written = writer.out.write_all(&header);
         written.map_err(|e| Error::io("write", &writer.tmp_path(), e))?;
@@ -268,6 +297,18 @@ impl SnapshotWriter {
         self.out.write_all(&crc.to_be_bytes())
     }
 
+    /// Runs a write, unless an earlier one has failed.
+    fn unless_failed(&mut self, write: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other(
+                "an earlier write failed; start the file anew",
+            ));
+        }
+        let written = write(self);
+        self.failed = written.is_err();
+        written
+    }
+
     fn put_end(&mut self) -> io::Result<()> {
         self.put_chunk()?;
         let mut end = self.data_bytes.to_be_bytes().to_vec();
@@ -284,7 +325,8 @@ impl SnapshotWriter {
     /// [`Error::Io`]: nothing is left of the file.
     pub fn finish(mut self) -> Result<StagedSnapshot> {
         let tmp = self.tmp_path();
-        self.put_end().map_err(|e| Error::io("write", &tmp, e))?;
+        self.unless_failed(Self::put_end)
+            .map_err(|e| Error::io("write", &tmp, e))?;
         let name = format!("{}{FINAL_SUFFIX}", self.name);
         let path = self.dir.path.join(&name);
         fs::rename(&tmp, &path).map_err(|e| Error::io("rename", &tmp, e))?;
@@ -312,7 +354,7 @@ impl Write for SnapshotWriter {
         let taken = data.len().min(room);
         self.chunk.extend(data.iter().take(taken));
         if self.chunk.len() == CHUNK_BYTES {
-            self.put_chunk()?;
+            self.unless_failed(Self::put_chunk)?;
         }
         Ok(taken)
     }
@@ -320,16 +362,14 @@ impl Write for SnapshotWriter {
     /// Hands whole chunks to the system. Durability comes with
     /// [`finish`](SnapshotWriter::finish) alone.
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        self.unless_failed(|writer| writer.out.flush())
     }
 }
 
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
-        if !self.finished
-            && let Err(e) = remove_file(&self.tmp_path())
-        {
-            log::warn!("{e}");
+        if !self.finished {
+            remove_or_warn(&self.tmp_path());
         }
     }
 }
@@ -369,6 +409,14 @@ impl StagedSnapshot {
             data_bytes: self.file.data_bytes,
             data_crc: self.file.data_crc,
         }
+    }
+
+    /// Refuses when the file is gone: its group was destroyed since.
+    pub(crate) fn check_present(&self) -> Result<()> {
+        let path = self.dir.file_path(&self.file);
+        fs::metadata(&path)
+            .map(|_| ())
+            .map_err(|e| Error::io("find", &path, e))
     }
 
     pub(crate) fn group(&self) -> u64 {
@@ -661,7 +709,7 @@ mod tests {
 
     fn temp() -> (tempfile::TempDir, SnapshotDir) {
         let temp = tempfile::tempdir().unwrap();
-        let dir = SnapshotDir::new(temp.path().join("snapshots"));
+        let dir = SnapshotDir::open(temp.path().join("snapshots")).unwrap();
         (temp, dir)
     }
 
@@ -734,6 +782,24 @@ mod tests {
         assert!(verify(&dir, 4, &staged.record(), false).is_err());
     }
 
+    /// After a write that failed half-way, more data would stand in the wrong place.
+    #[test]
+    fn a_writer_that_failed_once_fails_for_good() {
+        let (_temp, dir) = temp();
+        let mut writer = SnapshotWriter::create(&dir, ID, record::ConfState::default()).unwrap();
+        // A file that was opened for reading refuses to be written, as a full disk would.
+        let read_only = File::open(writer.tmp_path()).unwrap();
+        let good = std::mem::replace(&mut writer.out, BufWriter::with_capacity(0, read_only));
+        assert!(writer.write_all(&noise(2 * CHUNK_BYTES)).is_err());
+        writer.out = good;
+        assert!(
+            writer.write(&noise(CHUNK_BYTES)).is_err(),
+            "the file is good again"
+        );
+        assert!(writer.finish().is_err());
+        assert_eq!(fs::read_dir(&dir.path).unwrap().count(), 1, "the lock");
+    }
+
     #[test]
     fn what_is_dropped_leaves_no_file() {
         let (_temp, dir) = temp();
@@ -741,7 +807,7 @@ mod tests {
         writer.write_all(b"unfinished").unwrap();
         drop(writer);
         drop(staged(&dir, b"finished, not installed"));
-        assert_eq!(fs::read_dir(&dir.path).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&dir.path).unwrap().count(), 1, "the lock");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::batch::{ApplicationPut, Compact, IncomingSnapshot, Write};
 use crate::config::{Options, SnapshotPayload};
 use crate::db::{self, Counters, Database, Db};
 use crate::error::{Error, Result};
-use crate::raft_log::{RaftLog, metadata_of};
+use crate::raft_log::{self, RaftLog, metadata_of};
 use crate::record;
 use crate::recovery;
 use crate::snapshot::{
@@ -25,7 +25,7 @@ use crate::snapshot::{
 
 /// One RocksDB that holds the logs of many raft groups. A clone is another handle to the same
 /// store; the directory is free again when the last handle, of the store or of any of its
-/// groups, is dropped.
+/// groups, and every snapshot that is staged or being staged, is dropped.
 #[derive(Clone)]
 pub struct RaftStore {
     inner: Arc<StoreInner>,
@@ -60,7 +60,7 @@ impl RaftStore {
         let db = Db::open(dir, &options)?;
         let snapshots = options.snapshot_dir.clone();
         let snapshots = snapshots.unwrap_or_else(|| db::default_snapshot_dir(dir));
-        RaftStore::start(db, SnapshotDir::new(snapshots), options)
+        RaftStore::start(db, SnapshotDir::open(snapshots)?, options)
     }
 
     /// Keeps the logs in a column family of a database that you opened yourself. The family
@@ -69,17 +69,15 @@ impl RaftStore {
     /// checks that need a read-only open beforehand, and the directory lock, are not made.
     ///
     /// # Errors
-    /// As [`RaftStore::open`]; [`Error::InvalidOptions`] when the database has no such column
-    /// family.
+    /// As [`RaftStore::open`]; [`Error::Locked`] when another store uses the same family or
+    /// snapshot directory, [`Error::InvalidOptions`] when the database has no such column family.
     pub fn with_db(db: Arc<Database>, column_family: &str, options: Options) -> Result<Self> {
         options.validate()?;
-        let snapshots = options.snapshot_dir.clone().unwrap_or_else(|| {
-            let mut path = db.path().as_os_str().to_owned();
-            path.push(".raft-snapshots");
-            path.into()
-        });
+        let snapshots = options.snapshot_dir.clone();
+        let snapshots =
+            snapshots.unwrap_or_else(|| db::snapshot_dir_of_family(db.path(), column_family));
         let db = Db::with_db(db, column_family, &options)?;
-        RaftStore::start(db, SnapshotDir::new(snapshots), options)
+        RaftStore::start(db, SnapshotDir::open(snapshots)?, options)
     }
 
     fn start(db: Db, snapshots: SnapshotDir, options: Options) -> Result<Self> {
@@ -146,14 +144,17 @@ impl RaftStore {
     }
 
     /// Removes everything a group has, durably, whatever the fsync policy. Handles to it that
-    /// are still held refuse every later write. A group that is not there is no error.
+    /// are still held refuse every later write. A group that is not there is no error, and one
+    /// that cannot be opened because it is damaged can still be destroyed.
     ///
     /// # Errors
     /// [`Error::Rocks`], [`Error::Poisoned`]: whether it is gone is known after reopening.
     pub fn destroy_group(&self, id: u64) -> Result<()> {
-        let group = self.group(id)?;
         let mut groups = self.inner.groups.lock();
-        group.group.log.destroy()?;
+        match groups.get(&id) {
+            Some(group) => group.log.destroy()?,
+            None => raft_log::destroy(&self.inner.db, id, &self.inner.snapshots)?,
+        }
         groups.remove(&id);
         self.share_cache(&groups);
         Ok(())

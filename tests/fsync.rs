@@ -153,3 +153,39 @@ fn interval_syncs_in_the_background() {
     }
     assert!(storage.store().counters().unwrap().wal_syncs >= 1);
 }
+
+/// The index advances under a load that never pauses: a sync covers what was written before
+/// it, whatever is written meanwhile.
+#[test]
+fn what_a_sync_covers_is_persisted_although_writes_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path(), FsyncPolicy::Never);
+    let mut floor = 0;
+    for round in 1..20u64 {
+        let last = storage.last_index();
+        storage.append(&entries(last + 1..last + 3, round)).unwrap();
+        storage.sync().unwrap();
+        storage.append(&entries(last + 3..last + 5, round)).unwrap();
+        assert!(storage.persisted_index() >= last, "round {round}");
+        assert!(storage.persisted_index() >= floor && storage.persisted_index() < last + 5);
+        floor = storage.persisted_index();
+    }
+}
+
+/// A sync that begins just before a write does not cover it; the next one has to.
+#[test]
+fn interval_syncs_the_last_write_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path(), FsyncPolicy::Interval(Duration::from_millis(1)));
+    for burst in 0..100 {
+        for _ in 0..20 {
+            let next = storage.last_index() + 1;
+            storage.append(&entries(next..next + 1, 1)).unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while storage.persisted_index() < storage.last_index() {
+            assert!(Instant::now() < deadline, "burst {burst} is never synced");
+            std::thread::yield_now();
+        }
+    }
+}

@@ -344,6 +344,12 @@ fn a_damaged_group_does_not_keep_others_from_opening() {
     let store = RaftStore::open(dir.path(), unsynced()).unwrap();
     assert!(store.group(1).is_err());
     assert_eq!(store.group(2).unwrap().last_index(), 3);
+    store.destroy_group(1).unwrap();
+    assert_eq!(
+        store.group(1).unwrap().last_index(),
+        0,
+        "destroyed without being read"
+    );
 }
 
 #[test]
@@ -378,11 +384,7 @@ fn a_damaged_snapshot_file_is_refused() {
         .apply_snapshot(&snapshot(5, 2, &[1, 2], vec![7; 300_000]))
         .unwrap();
     drop(storage);
-    let file = std::fs::read_dir(dir.path().join("snapshots"))
-        .unwrap()
-        .next()
-        .unwrap();
-    let path = file.unwrap().path();
+    let path = common::snapshot_files(dir.path()).pop().unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[200_000] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
@@ -402,4 +404,76 @@ fn a_damaged_snapshot_file_is_refused() {
         open(dir.path(), VerifyOnOpen::Bounds).is_err(),
         "a missing file"
     );
+}
+
+/// RocksDB would create a new database over what is left of the old one.
+#[test]
+fn a_database_that_lost_its_current_file_is_not_taken_for_a_new_one() {
+    for also_its_log in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        make_store(dir.path());
+        std::fs::remove_file(database_dir(dir.path()).join("CURRENT")).unwrap();
+        if also_its_log {
+            for log in common::wal_files(dir.path()) {
+                std::fs::remove_file(log).unwrap();
+            }
+        }
+        let error = open(dir.path(), VerifyOnOpen::Full).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(error, Error::Corruption { .. }) && text.contains("CURRENT"),
+            "{text}"
+        );
+    }
+}
+
+/// What a kill within the very first open leaves.
+#[test]
+fn a_first_open_that_was_cut_short_is_taken_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = database_dir(dir.path());
+    std::fs::create_dir_all(&database).unwrap();
+    for name in ["MANIFEST-000001", "IDENTITY", "000001.dbtmp", "LOCK", "LOG"] {
+        std::fs::write(database.join(name), "").unwrap();
+    }
+    RaftMachineStorage::open(dir.path(), unsynced())
+        .unwrap()
+        .append(&entries(1..3, 1))
+        .unwrap();
+}
+
+/// Open removes files that no record names; those of a damaged group are evidence.
+#[test]
+fn the_files_of_a_damaged_group_are_kept() {
+    for damage in [
+        keys::meta(3, Meta::FirstIndex),
+        keys::meta(0, Meta::FirstIndex),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = unsynced();
+        options.snapshot_inline_bytes_max = 0;
+        let store = RaftStore::open(dir.path(), options).unwrap();
+        for id in [0, 3, 4] {
+            let group = store.group(id).unwrap();
+            group.append(&entries(1..10, 1)).unwrap();
+            group
+                .create_snapshot(5, &conf_state(&[1]), b"state")
+                .unwrap();
+        }
+        drop(store);
+        tamper(dir.path(), |db| {
+            db.delete(&damage).unwrap();
+            // A key that no group has must not hide the groups behind it.
+            db.put(
+                [&keys::meta(3, Meta::FirstIndex)[..15], b"/a"].concat(),
+                "x",
+            )
+            .unwrap();
+        });
+        let store = RaftStore::open(dir.path(), unsynced()).unwrap();
+        assert_eq!(store.groups().unwrap(), [0, 3, 4]);
+        let damaged = if damage.starts_with(b"/raft") { 0 } else { 3 };
+        assert!(store.group(damaged).is_err());
+        assert_eq!(common::snapshot_files(dir.path()).len(), 3);
+    }
 }

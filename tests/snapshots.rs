@@ -8,10 +8,9 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
-use common::{conf_state, entries, hard_state, snapshot, unsynced};
+use common::{conf_state, entries, hard_state, snapshot, snapshot_files, unsynced};
 use raft::{Storage, StorageError};
 use raft_rocks::{
     Error, Options, RaftMachineStorage, RaftStore, SnapshotPayload, SnapshotProducer,
@@ -24,13 +23,6 @@ fn by_reference() -> Options {
     let mut options = unsynced();
     options.snapshot_payload = SnapshotPayload::Reference;
     options
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let Ok(listing) = std::fs::read_dir(dir.join("snapshots")) else {
-        return Vec::new();
-    };
-    listing.map(|file| file.unwrap().path()).collect()
 }
 
 fn data(len: usize) -> Vec<u8> {
@@ -60,7 +52,7 @@ fn small_and_large_data_come_back_after_reopening() {
             .unwrap();
         drop(storage);
         assert_eq!(
-            files(dir.path()).len(),
+            snapshot_files(dir.path()).len(),
             usize::from(len == LARGE),
             "{len} bytes"
         );
@@ -86,17 +78,17 @@ fn a_newer_snapshot_takes_the_place_and_the_file_of_the_older() {
     storage
         .create_snapshot(3, &conf_state(&[1]), &data(LARGE))
         .unwrap();
-    let first = files(dir.path());
+    let first = snapshot_files(dir.path());
     storage
         .create_snapshot(5, &conf_state(&[1]), &data(LARGE + 1))
         .unwrap();
-    let second = files(dir.path());
+    let second = snapshot_files(dir.path());
     assert_eq!((first.len(), second.len()), (1, 1));
     assert_ne!(first, second);
     storage
         .create_snapshot(5, &conf_state(&[1]), b"small")
         .unwrap();
-    assert!(files(dir.path()).is_empty());
+    assert!(snapshot_files(dir.path()).is_empty());
     let older = storage
         .create_snapshot(4, &conf_state(&[1]), b"")
         .unwrap_err();
@@ -145,7 +137,7 @@ fn refused_snapshots_leave_no_file() {
             .create_snapshot_from(staged.finish().unwrap())
             .is_err()
     );
-    assert!(files(dir.path()).is_empty());
+    assert!(snapshot_files(dir.path()).is_empty());
     assert!(storage.snapshot_metadata().is_none());
 }
 
@@ -157,23 +149,24 @@ fn a_file_that_no_record_names_is_removed_at_open() {
     storage
         .create_snapshot(6, &conf_state(&[1]), &data(LARGE))
         .unwrap();
-    // As a crash between the rename and the record would leave it.
-    let staged = storage
-        .stage_snapshot(7, 1, &conf_state(&[1]))
-        .unwrap()
-        .finish()
-        .unwrap();
-    std::mem::forget(staged);
-    let unfinished = storage.stage_snapshot(8, 1, &conf_state(&[1])).unwrap();
-    std::mem::forget(unfinished);
     drop(storage);
-    std::fs::write(dir.path().join("snapshots/notes.txt"), "not ours").unwrap();
-    let of_no_group = format!("{:016x}-{:016x}-{:016x}-0.snap", 77, 1, 1);
-    std::fs::write(dir.path().join("snapshots").join(of_no_group), "").unwrap();
-    assert_eq!(files(dir.path()).len(), 5);
+    // As crashes would leave them: before the rename, before the record, after destroying.
+    for name in [(0, 7, ".snap.tmp"), (0, 8, ".snap"), (77, 1, ".snap")] {
+        let name = format!("{:016x}-{:016x}-{:016x}-0{}", name.0, name.1, 1, name.2);
+        std::fs::write(dir.path().join("snapshots").join(name), "").unwrap();
+    }
+    let stranger = dir.path().join("snapshots/notes.snap");
+    std::fs::write(&stranger, "not ours").unwrap();
+    assert_eq!(snapshot_files(dir.path()).len(), 5);
 
     let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
-    assert_eq!(files(dir.path()).len(), 2, "{:?}", files(dir.path()));
+    assert_eq!(
+        snapshot_files(dir.path()).len(),
+        2,
+        "{:?}",
+        snapshot_files(dir.path())
+    );
+    assert!(stranger.exists());
     assert_eq!(read_data(&storage), data(LARGE));
 }
 
@@ -215,7 +208,7 @@ fn by_reference_raft_carries_a_descriptor_and_the_file_travels_apart() {
             .is_err()
     );
     assert_eq!(
-        (follower.last_index(), files(to.path()).len()),
+        (follower.last_index(), snapshot_files(to.path()).len()),
         (0, 0),
         "nothing was kept"
     );
@@ -327,4 +320,71 @@ fn a_snapshot_older_than_the_log_is_never_handed_out() {
     storage.set_snapshot_producer(Some(Arc::new(Channel(sender))));
     storage.compact(7).unwrap();
     assert_unavailable(&storage, 0);
+}
+
+/// A file is removed only when the snapshot that replaces it is in memory: a reader in between
+/// took the missing file for damage.
+#[test]
+fn readers_beside_new_snapshots_always_find_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = unsynced();
+    options.snapshot_inline_bytes_max = 0;
+    let storage = RaftMachineStorage::open(dir.path(), options).unwrap();
+    storage.append(&entries(1..600, 1)).unwrap();
+    storage
+        .create_snapshot(1, &conf_state(&[1]), b"state")
+        .unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for index in 2..600 {
+                storage
+                    .create_snapshot(index, &conf_state(&[1]), b"state")
+                    .unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            assert_eq!(read_data(&storage), b"state");
+        }
+    });
+}
+
+/// The file went with the group; a record that names it would make the store refuse to open.
+#[test]
+fn a_file_staged_before_its_group_was_destroyed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RaftStore::open(dir.path(), unsynced()).unwrap();
+    store.group(5).unwrap().append(&entries(1..10, 1)).unwrap();
+    let stage = || {
+        store
+            .group(5)
+            .unwrap()
+            .stage_snapshot(5, 1, &conf_state(&[1]))
+            .unwrap()
+    };
+    let staged = stage().finish().unwrap();
+    store.destroy_group(5).unwrap();
+    let anew = store.group(5).unwrap();
+    anew.append(&entries(1..10, 1)).unwrap();
+    let error = anew.create_snapshot_from(staged).unwrap_err();
+    assert!(matches!(error, Error::Io { op: "find", .. }), "{error}");
+    assert!(anew.snapshot_metadata().is_none());
+}
+
+/// Open removes what no record names, so nothing may be staged while it does.
+#[test]
+fn a_staged_file_keeps_its_store_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    let staged = storage
+        .stage_snapshot(5, 1, &conf_state(&[1]))
+        .unwrap()
+        .finish()
+        .unwrap();
+    drop(storage);
+    assert!(matches!(
+        RaftStore::open(dir.path(), unsynced()),
+        Err(Error::Locked { .. })
+    ));
+    drop(staged);
+    RaftStore::open(dir.path(), unsynced()).unwrap();
 }

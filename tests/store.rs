@@ -9,7 +9,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{conf_state, entries, hard_state, snapshot, unsynced};
+use common::{conf_state, entries, hard_state, snapshot, snapshot_files, unsynced};
 use raft_rocks::rocksdb::{self, DB};
 use raft_rocks::{Error, Options, RaftMachineStorage, RaftStore};
 
@@ -83,12 +83,7 @@ fn a_destroyed_group_is_gone_and_its_handles_refuse() {
         ));
     }
     assert_eq!(store.groups().unwrap(), [1, 2]);
-    assert_eq!(
-        std::fs::read_dir(dir.path().join("snapshots"))
-            .unwrap()
-            .count(),
-        2
-    );
+    assert_eq!(snapshot_files(dir.path()).len(), 2);
     store.destroy_group(77).unwrap();
 
     let anew = store.group(0).unwrap();
@@ -325,4 +320,67 @@ fn read_whole_log(storage: &RaftMachineStorage) {
         Err(Error::Compacted { .. } | Error::Unavailable { .. }) => {}
         Err(e) => panic!("{e}"),
     }
+}
+
+/// Two stores in one database used one snapshot directory, and each removed the other's files.
+#[test]
+fn two_families_of_a_database_are_two_stores() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = foreign_database(&dir.path().join("theirs"));
+    let mut options = unsynced();
+    options.snapshot_inline_bytes_max = 0;
+    let open = |family| RaftStore::with_db(Arc::clone(&db), family, options.clone());
+    let one = open("raft").unwrap().group(0).unwrap();
+    one.append(&entries(1..10, 1)).unwrap();
+    one.create_snapshot(5, &conf_state(&[1]), b"state").unwrap();
+    let two = open("mine").unwrap().group(0).unwrap();
+    assert_eq!(two.last_index(), 0);
+    assert!(one.open_snapshot().unwrap().is_some());
+    let again = open("raft").unwrap_err();
+    assert!(
+        matches!(again, Error::Locked { .. }),
+        "one store might vote beside the other: {again}"
+    );
+}
+
+/// The cache gives way while a reader is between disk and cache: not damage.
+#[test]
+fn readers_beside_a_shrinking_cache_see_the_whole_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = unsynced();
+    options.entry_cache_bytes = 1 << 20;
+    let store = RaftStore::open(dir.path(), options).unwrap();
+    let group = store.group(0).unwrap();
+    let log: Vec<_> = (1..5001)
+        .map(|index| common::entry(index, 1, vec![1; 100]))
+        .collect();
+    group.append(&log).unwrap();
+    std::thread::scope(|scope| {
+        let opener = scope.spawn(|| (1..300).for_each(|id| drop(store.group(id).unwrap())));
+        while !opener.is_finished() {
+            assert_eq!(group.entries(1, 5001, None).unwrap().len(), 5000);
+        }
+    });
+}
+
+#[test]
+fn destroying_a_group_does_not_hang_on_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RaftStore::open(dir.path(), unsynced()).unwrap();
+    let held = store.group(5).unwrap();
+    held.append(&entries(1..10, 1)).unwrap();
+    // A directory of that name cannot be removed as a file.
+    std::fs::create_dir(dir.path().join("snapshots/0000000000000005-1-1-9.snap")).unwrap();
+    store.destroy_group(5).unwrap();
+    assert!(matches!(
+        held.append(&entries(10..11, 1)),
+        Err(Error::GroupDestroyed { group: 5 })
+    ));
+    assert_eq!(
+        (
+            store.groups().unwrap(),
+            store.group(5).unwrap().last_index()
+        ),
+        (vec![], 0)
+    );
 }

@@ -117,3 +117,69 @@ fn a_torn_last_record_is_cut_off() {
     let log = storage.entries(1, 999, None).unwrap();
     assert_eq!(log.len(), 998);
 }
+
+/// RocksDB unlinks logs it no longer needs newest first, and a power cut can undo any of the
+/// unlinks: an old log may be there without the one that followed it. Taking that for a hole
+/// refused a store that had lost nothing.
+#[test]
+fn a_log_that_is_no_longer_needed_is_no_part_of_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut old = Vec::new();
+    for round in 0..4 {
+        // Each open flushes what it recovers and starts a new log.
+        let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+        let next = storage.last_index() + 1;
+        storage.append(&entries(next..next + 10, 1)).unwrap();
+        drop(storage);
+        let log = wal_files(dir.path()).pop().unwrap();
+        old.push((log.clone(), std::fs::read(&log).unwrap()));
+        assert_eq!(wal_files(dir.path()).len(), 1, "round {round}");
+    }
+    let (path, bytes) = &old[0];
+    assert!(!path.exists());
+    std::fs::write(path, bytes).unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    assert_eq!(storage.last_index(), 40);
+}
+
+/// A log whose first blocks are zeros, up to one that starts with a whole record: recovery
+/// goes on from there, without the votes that stood before.
+#[test]
+fn a_hole_at_the_start_of_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = store_with_blocks_of_hard_states(dir.path());
+    let mut bytes = std::fs::read(&wal).unwrap();
+    let block = (2..15)
+        .map(|n| n * BLOCK)
+        .find(|at| STARTS.contains(&bytes[at + 6]));
+    bytes[..block.unwrap()].fill(0);
+    std::fs::write(&wal, bytes).unwrap();
+    let error = open_error(dir.path());
+    assert!(
+        matches!(
+            error,
+            Error::Corruption {
+                what: "write-ahead log",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+/// The first record of a new log, torn: nothing in it was acknowledged.
+#[test]
+fn a_log_torn_within_its_first_record_opens_without_it() {
+    for cut in [1, 7, 20] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(store_with_blocks_of_hard_states(dir.path()));
+        let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+        storage.append(&entries(1000..1001, TERMS)).unwrap();
+        drop(storage);
+        let wal = wal_files(dir.path()).pop().unwrap();
+        let bytes = std::fs::read(&wal).unwrap();
+        std::fs::write(&wal, &bytes[..cut]).unwrap();
+        let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+        assert_eq!(storage.last_index(), 999, "cut at {cut}");
+    }
+}

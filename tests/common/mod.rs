@@ -77,3 +77,12 @@ pub fn tamper<R>(store: &Path, change: impl FnOnce(&raft_rocks::rocksdb::DB) -> 
     options.set_track_and_verify_wals_in_manifest(true);
     change(&raft_rocks::rocksdb::DB::open(&options, database_dir(store)).unwrap())
 }
+
+/// The snapshot files of a store, finished and unfinished.
+pub fn snapshot_files(store: &Path) -> Vec<PathBuf> {
+    let listing = std::fs::read_dir(store.join("snapshots")).unwrap();
+    let paths = listing.map(|file| file.unwrap().path());
+    paths
+        .filter(|path| path.display().to_string().contains(".snap"))
+        .collect()
+}
