@@ -233,10 +233,16 @@ impl Draft<'_> {
     /// Rule 9: all entries go, also those past the snapshot's index.
     fn install(&mut self, snapshot: IncomingSnapshot) -> Result<()> {
         let IncomingSnapshot { record, file } = snapshot;
-        if record.index == 0 || record.term == 0 || record.index > INDEX_MAX {
+        if record.index == 0 || record.term == 0 {
             return Err(Error::invalid_batch(
                 "an empty snapshot (index or term 0) cannot be installed; check Snapshot::is_empty",
             ));
+        }
+        if record.index > INDEX_MAX {
+            return Err(Error::invalid_batch(format!(
+                "a snapshot at index {} leaves no index for the log behind it",
+                record.index
+            )));
         }
         if record.index < self.next.commit() {
             let current = self.next.commit();

@@ -85,7 +85,8 @@
 //!    `Config::applied`; any other value applies entries twice or skips them.
 //! 6. **Snapshots** are labelled with the index their data was taken at and the configuration
 //!    *at that index*. After a Ready with a snapshot, and at start, restore the machine from
-//!    the stored one before applying anything behind it.
+//!    the stored one before applying anything behind it. raft-rs ignores a snapshot whose
+//!    configuration lacks the node that receives it: after adding a node, make one.
 //! 7. **Identity.** One node id, one directory, for ever. A directory that was lost, damaged or
 //!    restored from a copy has forgotten votes: the node comes back under a new id.
 //!

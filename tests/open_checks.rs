@@ -2,6 +2,7 @@
 //! the key, what was expected and what was found.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     reason = "a test may stop"
 )]

@@ -2,6 +2,7 @@
 //! which neither the contiguity of entries nor the last sequence number would show.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     reason = "a test may stop"
 )]
