@@ -213,6 +213,10 @@ macro_rules! __conformance_catalogue {
                 "a new leader may replace all that compaction has left.";
             rule_11_overlap_may_extend_the_log, 11,
                 "a new leader's entries are often more than those they replace.";
+            rule_11_overlap_may_keep_the_length, 11,
+                "what is stored about the last entry changes even where its index does not.";
+            rule_11_overlap_may_bring_older_terms, 11,
+                "a leader's own tail may have a newer term than the entries that replace it.";
             rule_11_a_ready_truncates_as_an_append_does, 11,
                 "raft-rs hands conflicting entries over in a Ready.";
             rule_11_entries_below_first_are_refused, 11,

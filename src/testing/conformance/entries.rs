@@ -223,6 +223,23 @@ pub(super) fn rule_11_overlap_may_extend_the_log<S: StoreUnderTest>() -> Checked
     case.now_and_reopened(|case| case.expect_log(&log(&[(1..=4, 1), (5..=9, 2)])))
 }
 
+pub(super) fn rule_11_overlap_may_keep_the_length<S: StoreUnderTest>() -> Checked {
+    let mut case = Case::<S>::with_log(&run(1..=6, 1))?;
+    case.append(&run(4..=6, 2))?;
+    case.now_and_reopened(|case| case.expect_log(&log(&[(1..=3, 1), (4..=6, 2)])))?;
+    case.append(&run(6..=6, 3))?;
+    case.now_and_reopened(|case| case.expect_log(&log(&[(1..=3, 1), (4..=5, 2), (6..=6, 3)])))
+}
+
+pub(super) fn rule_11_overlap_may_bring_older_terms<S: StoreUnderTest>() -> Checked {
+    // Node 1 led term 5 and reached nobody; the leader of term 6 has entries of term 3.
+    let mut case = Case::<S>::with_log(&log(&[(1..=4, 1), (5..=9, 5)]))?;
+    case.append(&run(5..=6, 3))?;
+    case.now_and_reopened(|case| case.expect_log(&log(&[(1..=4, 1), (5..=6, 3)])))?;
+    case.append(&run(7..=7, 6))?;
+    case.now_and_reopened(|case| case.expect_log(&log(&[(1..=4, 1), (5..=6, 3), (7..=7, 6)])))
+}
+
 pub(super) fn rule_11_a_ready_truncates_as_an_append_does<S: StoreUnderTest>() -> Checked {
     let mut case = Case::<S>::with_log(&run(1..=10, 1))?;
     let write = ReadyWrite {

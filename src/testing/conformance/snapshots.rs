@@ -309,6 +309,10 @@ pub(super) fn rule_15_a_snapshot_is_never_ahead_of_applied<S: StoreUnderTest>() 
             index <= applied && applied <= commit,
             "the snapshot is at {index}, applied at {applied}, commit at {commit}"
         );
+        if applied == 9 {
+            // What is applied there has this configuration.
+            case.expect_conf_state(&voters(&[1]))?;
+        }
         Ok(())
     })
 }

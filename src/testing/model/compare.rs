@@ -11,7 +11,7 @@ use raft::{GetEntriesContext, Storage, StorageError};
 use super::group::{Group, Refusal};
 use super::harness::{Checked, FAMILY, Play};
 use super::resolve::{show_conf_state, show_entries, show_hard_state, show_snapshot};
-use crate::{RaftMachineStorage, SnapshotReference};
+use crate::{RaftMachineStorage, SnapshotReference, keys};
 
 /// The keys that a script may put, and one more.
 const KEYS: u8 = 5;
@@ -27,6 +27,7 @@ impl Play {
         self.compare_application()?;
         for (id, group) in &self.groups {
             let storage = self.storage(*id)?;
+            self.compare_keys(*id, group)?;
             self.compare_bounds(&storage, group)?;
             self.compare_states(&storage, group)?;
             self.compare_terms(&storage, group)?;
@@ -46,19 +47,13 @@ impl Play {
     }
 
     fn same_entries(&self, what: &str, expected: &[Entry], found: &[Entry]) -> Checked {
-        if expected == found {
-            return Ok(());
-        }
-        let differs = expected
-            .iter()
-            .zip(found)
-            .find(|(expected, found)| expected != found);
-        let place = differs.map_or(0, |(expected, _)| expected.index);
-        self.differ(
-            format!("{what}, first at {place}"),
-            show_entries(expected),
-            show_entries(found),
-        )
+        let mut pairs = expected.iter().zip(found);
+        let what = match pairs.find(|(expected, found)| expected != found) {
+            Some((expected, _)) => format!("{what}, first at entry {}", expected.index),
+            None if expected.len() == found.len() => return Ok(()),
+            None => format!("{what}, in their number"),
+        };
+        self.differ(what, show_entries(expected), show_entries(found))
     }
 
     fn compare_application(&self) -> Checked {
@@ -74,6 +69,26 @@ impl Play {
             }
         }
         Ok(())
+    }
+
+    /// No entry stays on disk that the log does not hold: what was compacted, truncated or
+    /// replaced would fill the disk, or come back.
+    fn compare_keys(&self, id: u64, group: &Group) -> Checked {
+        let mut cursor = self.store()?.database().raw_iterator();
+        let mut found = Vec::new();
+        cursor.seek(keys::entry(id, 0));
+        while let Some(key) = cursor.key().filter(|key| **key < keys::entries_end(id)[..]) {
+            match keys::parse(key) {
+                Some(keys::Key::Entry(_, index)) => found.push(index),
+                _ => return self.differ("the keys of entries", "no other", keys::display(key)),
+            }
+            cursor.next();
+        }
+        if let Err(error) = cursor.status() {
+            return self.differ("the keys of entries", "success", error);
+        }
+        let expected: Vec<u64> = group.entries.iter().map(|entry| entry.index).collect();
+        self.same("the keys of entries", &expected, &found)
     }
 
     fn compare_bounds(&self, storage: &RaftMachineStorage, group: &Group) -> Checked {

@@ -41,8 +41,10 @@ pub(super) fn conf_state(which: u8) -> ConfState {
 
 /// Bytes that differ from step to step and from index to index.
 fn payload<T: From<Vec<u8>>>(number: usize, index: u64, bytes: u16) -> T {
-    let seed = number as u64 * 31 + index * 7;
-    let payload: Vec<u8> = (seed..).map(|byte| byte as u8).take(bytes.into()).collect();
+    let seed = index.wrapping_mul(7).wrapping_add(number as u64 * 31);
+    let payload: Vec<u8> = (0..u64::from(bytes))
+        .map(|place| seed.wrapping_add(place) as u8)
+        .collect();
     payload.into()
 }
 
