@@ -438,7 +438,9 @@ impl RaftMachineStorage {
     /// removes it. With one registered, [`compact`](RaftMachineStorage::compact) may go past
     /// the stored snapshot.
     pub fn set_snapshot_producer(&self, producer: Option<Arc<dyn SnapshotProducer>>) {
-        *self.group.producer.write() = producer;
+        let old = std::mem::replace(&mut *self.group.producer.write(), producer);
+        // Outside the lock: what it does when it is dropped may come back here.
+        drop(old);
     }
 
     /// The first index that can be read, at least 1.

@@ -388,3 +388,24 @@ fn a_staged_file_keeps_its_store_locked() {
     drop(staged);
     RaftStore::open(dir.path(), unsynced()).unwrap();
 }
+
+struct LastWill(RaftMachineStorage);
+
+impl SnapshotProducer for LastWill {
+    fn request(&self, _request: SnapshotRequest) {}
+}
+
+impl Drop for LastWill {
+    fn drop(&mut self) {
+        self.0.compact(1).unwrap();
+    }
+}
+
+/// It was dropped under the lock that its last call needs.
+#[test]
+fn a_producer_may_use_the_storage_when_it_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    storage.set_snapshot_producer(Some(Arc::new(LastWill(storage.clone()))));
+    storage.set_snapshot_producer(None);
+}
