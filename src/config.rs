@@ -20,7 +20,9 @@ use crate::error::{Error, Result};
 /// | `Interval(d)` | nothing acknowledged is lost | the last `d`, and what was written while the sync ran, may be lost |
 /// | `Never` | nothing acknowledged is lost | anything since the last [`sync`](crate::RaftStore::sync) may be lost |
 ///
-/// What is lost is always a suffix: writes reach the log in order and are atomic.
+/// What is lost is always a suffix: writes reach the log in order and are atomic. Under the
+/// unsynced policies a power cut may also leave a log that cannot be told from a damaged one;
+/// the store is then refused at open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsyncPolicy {
     /// Synced before the call returns. The only policy under which Raft's promises hold.

@@ -35,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::keys;
 use crate::record::{self, StoreFormat};
 use crate::snapshot::{lock, make_dir};
+use crate::wal_scan;
 
 const DATABASE_DIR: &str = "db";
 const LOCK_FILE: &str = "lock";
@@ -143,12 +144,14 @@ impl Db {
         let lock = lock(&dir.join(LOCK_FILE))?;
         let path = dir.join(DATABASE_DIR);
         let existing = if path.join("CURRENT").exists() {
-            let families = DB::list_cf(&rocks_options(options), &path)
-                .map_err(Error::rocks("list the column families"))?;
+            scan_logs(&path)?;
+            let families =
+                DB::list_cf(&rocks_options(options), &path).map_err(|e| opening(&path, e))?;
             check_before_open(&path, options, &families)?;
             families
         } else {
             check_is_new(&path)?;
+            make_dir(&path)?;
             Vec::new()
         };
         let wanted = options
@@ -261,7 +264,7 @@ impl Db {
 
     /// Adds a raft record to `changes`.
     pub(crate) fn put(&self, changes: &mut Changes, key: &[u8], value: &[u8]) -> Result<()> {
-        check_len(keys::display(key), value.len())?;
+        check_len(|| keys::display(key), value.len())?;
         changes.batch.put_cf(&raft_family!(self), key, value);
         Ok(())
     }
@@ -305,7 +308,7 @@ impl Db {
             )));
         };
         let len = key.len().max(value.map_or(0, <[u8]>::len));
-        check_len(format!("a key of column family {family:?}"), len)?;
+        check_len(|| format!("a key of column family {family:?}"), len)?;
         match value {
             Some(value) => changes.batch.put_cf(&handle, key, value),
             None => changes.batch.delete_cf(&handle, key),
@@ -465,13 +468,15 @@ fn sync_every(interval: Duration, stop: &(Mutex<bool>, Condvar), core: &Weak<Cor
 }
 
 /// RocksDB's C interface drops what is longer from a batch without a word.
-fn check_len(what: String, len: usize) -> Result<()> {
-    if u32::try_from(len).is_err() {
-        return Err(Error::invalid_batch(format!(
-            "{what}: {len} bytes, and RocksDB takes less than 4 GiB; store it in pieces"
-        )));
+fn check_len(what: impl Fn() -> String, len: usize) -> Result<()> {
+    // Keys may have eight bytes less: RocksDB adds a sequence number to them.
+    if u32::try_from(len).is_ok_and(|len| len <= u32::MAX - 8) {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::invalid_batch(format!(
+        "{}: {len} bytes, and RocksDB takes less than 4 GiB; store it in pieces",
+        what()
+    )))
 }
 
 /// A database without `CURRENT` is a new one, or one whose first open was cut short. RocksDB
@@ -583,6 +588,38 @@ fn check_format_record(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Checks every log before RocksDB reads any: see [`wal_scan`].
+fn scan_logs(path: &Path) -> Result<()> {
+    for (_, log) in list_logs(path, 0)? {
+        let bytes = std::fs::read(&log).map_err(|e| Error::io("read", &log, e))?;
+        wal_scan::check(&bytes).map_err(|(place, found)| {
+            let key = format!("byte {place} of {}", log.display());
+            let expected = "records to the end, or a torn one with nothing behind it";
+            Error::corruption("write-ahead log", key, expected, found)
+        })?;
+    }
+    Ok(())
+}
+
+/// The logs from a number on, oldest first.
+fn list_logs(path: &Path, from: u64) -> Result<Vec<(u64, PathBuf)>> {
+    let listing = std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))?;
+    let mut logs = Vec::new();
+    for file in listing {
+        let file = file.map_err(|e| Error::io("list", path, e))?.path();
+        if file.extension().is_some_and(|extension| extension == "log")
+            && let Some(number) = file
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse().ok())
+            && number >= from
+        {
+            logs.push((number, file));
+        }
+    }
+    logs.sort_unstable();
+    Ok(logs)
+}
+
 /// Proves that the live write-ahead logs hold every sequence number up to the recovered one:
 /// a hole in them swallows hard states and truncations, which neither the contiguity of
 /// entries nor the last sequence number shows.
@@ -637,20 +674,7 @@ fn first_needed_sequence(rocks: &DB, path: &Path) -> Result<Option<u64>> {
     let needed = rocks
         .property_int_value(property)
         .map_err(Error::rocks("read a property"))?;
-    let listing = std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))?;
-    let mut logs = Vec::new();
-    for file in listing {
-        let file = file.map_err(|e| Error::io("list", path, e))?.path();
-        if file.extension().is_some_and(|extension| extension == "log")
-            && let Some(number) = file
-                .file_stem()
-                .and_then(|stem| stem.to_str()?.parse::<u64>().ok())
-            && number >= needed.unwrap_or(0)
-        {
-            logs.push((number, file));
-        }
-    }
-    logs.sort_unstable();
+    let logs = list_logs(path, needed.unwrap_or(0))?;
     let newest = logs.last().map(|(number, _)| *number);
     for (number, log) in logs {
         let mut bytes = File::open(&log).map_err(|e| Error::io("open", &log, e))?;
@@ -678,8 +702,7 @@ fn first_needed_sequence(rocks: &DB, path: &Path) -> Result<Option<u64>> {
 
 /// A record's header and the sequence number of the batch in it.
 const HEAD_LEN: u64 = 15;
-/// Records do not cross blocks of a log (RocksDB's `db/log_format.h`).
-const LOG_BLOCK_LEN: u64 = 32 << 10;
+const LOG_BLOCK_LEN: u64 = wal_scan::BLOCK_LEN as u64;
 
 fn read_up_to(file: &mut File, len: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -757,8 +780,9 @@ mod tests {
 
     #[test]
     fn what_rocksdb_would_drop_from_a_batch_is_refused() {
-        assert!(check_len("a key".to_owned(), u32::MAX as usize).is_ok());
-        let error = check_len("a key".to_owned(), u32::MAX as usize + 1).unwrap_err();
+        let check = |len: usize| check_len(|| "a key".to_owned(), len);
+        assert!(check(u32::MAX as usize - 8).is_ok());
+        let error = check(u32::MAX as usize - 7).unwrap_err();
         assert!(error.to_string().contains("4 GiB"), "{error}");
     }
 

@@ -75,18 +75,22 @@
 //!    it again. Do not retry: after a failed sync nobody knows what is on disk.
 //! 3. **Commit.** The commit index of a `LightReady` need not be stored.
 //! 4. **Configurations.** Store what `apply_conf_change` returned, with the index of the entry
-//!    it belongs to, together with that entry's effect:
-//!    [`Batch::conf_state`].
+//!    it belongs to, together with that entry's effect: [`Batch::conf_state`]. It records that
+//!    index as applied, so a machine in memory creates a snapshot instead (see 5).
 //! 5. **Applied** is how far the state machine's state *survives a restart*. A durable machine
-//!    records it with its data, at best in one [`batch`](RaftMachineStorage::batch). One in
+//!    records it with its data, at best in one [`batch`](RaftMachineStorage::batch); one whose
+//!    data lives elsewhere records it after that data is synced, and tells the store its own
+//!    index with [`set_applied`](RaftMachineStorage::set_applied) before `RawNode::new`. One in
 //!    memory does not record it at all: its state survives in snapshots, and
 //!    [`create_snapshot`](RaftMachineStorage::create_snapshot) records the index and the
 //!    configuration. Either way give [`applied_index`](RaftMachineStorage::applied_index) to
 //!    `Config::applied`; any other value applies entries twice or skips them.
 //! 6. **Snapshots** are labelled with the index their data was taken at and the configuration
-//!    *at that index*. After a Ready with a snapshot, and at start, restore the machine from
-//!    the stored one before applying anything behind it. raft-rs ignores a snapshot whose
-//!    configuration lacks the node that receives it: after adding a node, make one.
+//!    *at that index*. After a Ready with a snapshot restore the machine from it before
+//!    applying anything behind it. At start, restore from the stored one exactly when its
+//!    index is the applied index: a crash may have come between storing it and restoring from
+//!    it. raft-rs ignores a snapshot whose configuration lacks the node that receives it: after
+//!    adding a node, make one.
 //! 7. **Identity.** One node id, one directory, for ever. A directory that was lost, damaged or
 //!    restored from a copy has forgotten votes: the node comes back under a new id.
 //!
@@ -95,8 +99,8 @@
 //! Under [`FsyncPolicy::Always`], the default: what a call has acknowledged survives a killed
 //! process and a power cut, whole; what it refused left nothing; after a failure nothing is
 //! acknowledged any more. Damage to what is on disk is refused at open, or when it is read, by
-//! an error that names the key. `docs/durability.md` says how each is tested, and what is not
-//! covered.
+//! an error that names the key; the end of the write-ahead log is an exception.
+//! `docs/durability.md` says how each is tested, and what is not covered.
 //!
 //! # Features
 //!
@@ -128,6 +132,7 @@ mod storage;
 mod term_index;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod wal_scan;
 
 pub use config::{FsyncPolicy, Options, SnapshotPayload, VerifyOnOpen};
 pub use db::Counters;

@@ -411,12 +411,17 @@ impl StagedSnapshot {
         }
     }
 
-    /// Refuses when the file is gone: its group was destroyed since.
+    /// Refuses when the file is gone.
     pub(crate) fn check_present(&self) -> Result<()> {
         let path = self.dir.file_path(&self.file);
-        fs::metadata(&path)
-            .map(|_| ())
-            .map_err(|e| Error::io("find", &path, e))
+        match fs::metadata(&path) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::invalid_batch(format!(
+                "the staged file {} is gone, because its group was destroyed; stage it anew",
+                path.display()
+            ))),
+            Err(e) => Err(Error::io("find", &path, e)),
+        }
     }
 
     pub(crate) fn group(&self) -> u64 {

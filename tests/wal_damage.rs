@@ -184,3 +184,68 @@ fn a_log_torn_within_its_first_record_opens_without_it() {
         assert_eq!(storage.last_index(), 999, "cut at {cut}");
     }
 }
+
+/// RocksDB alone drops what follows in one case of six, and in a few reads one place for ever:
+/// its checksum does not cover the length, and it does not expect a recycled record here.
+#[test]
+fn every_flipped_bit_of_a_record_header_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for from in [1, 6] {
+        let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+        storage.append(&entries(from..from + 5, 1)).unwrap();
+        storage.set_hard_state(&hard_state(from + 1, 2, 0)).unwrap();
+        storage.set_hard_state(&hard_state(from + 2, 3, 0)).unwrap();
+    }
+    let log = wal_files(dir.path()).pop().unwrap();
+    let whole = std::fs::read(&log).unwrap();
+    let mut header = 0;
+    while header < whole.len() {
+        for bit in header * 8..(header + 7) * 8 {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&log, damaged).unwrap();
+            let error = open_error(dir.path());
+            assert!(error.is_fatal(), "header at {header}, bit {bit}: {error}");
+        }
+        header += 7 + usize::from(u16::from_le_bytes([whole[header + 4], whole[header + 5]]));
+    }
+    std::fs::write(&log, &whole).unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    assert_eq!((storage.last_index(), storage.hard_state().vote), (10, 3));
+}
+
+/// The end of a log that another follows, cut off at a record's boundary or turned into zeros:
+/// whole in itself. RocksDB tracks the length of logs that it synced; zeros of the same length
+/// only the sequence numbers show.
+#[test]
+fn a_log_that_ends_too_early_before_another_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = unsynced();
+    options.memtable_bytes = 64 << 10;
+    options.column_families = vec!["kv".to_owned()];
+    let storage = RaftMachineStorage::open(dir.path(), options.clone()).unwrap();
+    // Never flushed, so that the logs from here on are needed.
+    storage.batch().put("kv", "key", "value").write().unwrap();
+    let mut term = 1;
+    while wal_files(dir.path()).len() < 3 {
+        storage.set_hard_state(&hard_state(term, 1, 0)).unwrap();
+        term += 1;
+    }
+    drop(storage);
+    let log = wal_files(dir.path()).swap_remove(1);
+    let whole = std::fs::read(&log).unwrap();
+    let last_block = (whole.len() - 1) / BLOCK * BLOCK;
+    let cut = record_boundary(&whole, last_block, whole.len() - last_block - 60);
+
+    let mut zeroed = whole.clone();
+    zeroed[cut..].fill(0);
+    for (damaged, named) in [
+        (&whole[..cut], "Size mismatch"),
+        (&zeroed[..], "sequence number"),
+    ] {
+        std::fs::write(&log, damaged).unwrap();
+        let error = RaftMachineStorage::open(dir.path(), options.clone()).unwrap_err();
+        assert!(matches!(error, Error::Corruption { .. }), "{error}");
+        assert!(error.to_string().contains(named), "{named}: {error}");
+    }
+}
