@@ -5,6 +5,7 @@
 )]
 
 use std::env;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub fn new_dir() -> TempDir {
     let parent = parent
         .as_deref()
         .map_or(Path::new(env!("CARGO_TARGET_TMPDIR")), Path::new);
+    fs::create_dir_all(parent).unwrap();
     TempDir::with_prefix_in("bench-", parent).unwrap()
 }
 
