@@ -14,6 +14,7 @@
 //! An iterator's end is believed only after its status was checked, every iterator seeks in
 //! total order, and none reads below a group's first entry (rule 20 of the contract).
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
@@ -83,6 +84,35 @@ pub(crate) struct Changes {
 pub(crate) struct Db {
     core: Arc<Core>,
     syncer: Option<Syncer>,
+    /// `None` for a database of our own: its directory is locked.
+    claim: Option<FamilyClaim>,
+}
+
+/// A column family of somebody else's database, claimed in this process: two stores on it
+/// would give a vote each.
+struct FamilyClaim {
+    family: (usize, String),
+}
+
+static CLAIMED: Mutex<BTreeSet<(usize, String)>> = Mutex::new(BTreeSet::new());
+
+impl FamilyClaim {
+    fn new(rocks: &Arc<DB>, family: &str) -> Result<Self> {
+        // The store keeps the database alive, so its address is not given to another.
+        let family = (Arc::as_ptr(rocks).addr(), family.to_owned());
+        if !CLAIMED.lock().insert(family.clone()) {
+            return Err(Error::Locked {
+                path: rocks.path().join(family.1),
+            });
+        }
+        Ok(FamilyClaim { family })
+    }
+}
+
+impl Drop for FamilyClaim {
+    fn drop(&mut self) {
+        CLAIMED.lock().remove(&self.family);
+    }
 }
 
 /// Fields are dropped in this order: the directory is unlocked when RocksDB is closed.
@@ -183,7 +213,10 @@ impl Db {
                 ),
             });
         }
-        Db::start(rocks, column_family, options, None, None)
+        let claim = FamilyClaim::new(&rocks, column_family)?;
+        let mut db = Db::start(rocks, column_family, options, None, None)?;
+        db.claim = Some(claim);
+        Ok(db)
     }
 
     fn start(
@@ -203,7 +236,11 @@ impl Db {
             statistics,
             _lock: lock,
         });
-        let mut db = Db { core, syncer: None };
+        let mut db = Db {
+            core,
+            syncer: None,
+            claim: None,
+        };
         db.check_format()?;
         if let FsyncPolicy::Interval(interval) = options.fsync {
             db.syncer = Some(Syncer::start(&db.core, interval)?);

@@ -336,6 +336,13 @@ fn two_families_of_a_database_are_two_stores() {
     let two = open("mine").unwrap().group(0).unwrap();
     assert_eq!(two.last_index(), 0);
     assert!(one.open_snapshot().unwrap().is_some());
+    let mut elsewhere = options.clone();
+    elsewhere.snapshot_dir = Some(dir.path().join("elsewhere"));
+    let beside = RaftStore::with_db(Arc::clone(&db), "raft", elsewhere).unwrap_err();
+    assert!(
+        matches!(beside, Error::Locked { .. }),
+        "another snapshot directory: {beside}"
+    );
     let again = open("raft").unwrap_err();
     assert!(
         matches!(again, Error::Locked { .. }),
