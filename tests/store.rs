@@ -164,9 +164,11 @@ fn foreign_database(dir: &std::path::Path) -> Arc<DB> {
     let mut options = rocksdb::Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // An extractor that makes a plain seek skip keys: reads must not depend on it.
-    options.set_prefix_extractor(rocksdb::SliceTransform::create_fixed_prefix(6));
-    Arc::new(DB::open_cf(&options, dir, ["raft", "mine"]).unwrap())
+    // An extractor and a filter that make a plain seek skip keys: reads must not depend on it.
+    options.set_prefix_extractor(rocksdb::SliceTransform::create_fixed_prefix(15));
+    options.set_memtable_prefix_bloom_ratio(0.2);
+    let families = ["raft", "mine"].map(|name| (name, options.clone()));
+    Arc::new(DB::open_cf_with_opts(&options, dir, families).unwrap())
 }
 
 #[test]
@@ -200,6 +202,7 @@ fn a_column_family_of_somebody_elses_database_serves() {
             .unwrap();
         group.compact(41).unwrap();
     }
+    assert_eq!(store.groups().unwrap(), GROUPS);
     drop((store, db));
 
     let db = foreign_database(&path);
