@@ -187,19 +187,16 @@ fn scan_log(db: &Db, group: u64, first: &FirstIndex, last: &LastIndex) -> Result
     db.scan(&low, Some(&high), |key, value| {
         let expected = terms.last() + 1;
         if expected > last.last_index {
-            let found = keys::display(key);
-            let expected = format!("nothing past the last index {}", last.last_index);
-            return Err(Error::corruption("entry", found.clone(), expected, found));
+            return Err(past_the_end(key, last));
         }
         let Some(Key::Entry(_, index)) =
             keys::parse(key).filter(|k| *k == Key::Entry(group, expected))
         else {
             return Err(missing_entry(group, expected, &keys::display(key)));
         };
-        let view = record::view_entry(group, index, value)
-            .map_err(|damage| damage.at("entry", keys::display(key)))?;
-        check_term(group, index, view.term, terms.last_term())?;
-        terms.push(view.term);
+        let term = term_of(group, index, value)?;
+        check_term(group, index, term, terms.last_term())?;
+        terms.push(term);
         Ok(ControlFlow::Continue(()))
     })?;
     if terms.last() != last.last_index {
@@ -207,6 +204,19 @@ fn scan_log(db: &Db, group: u64, first: &FirstIndex, last: &LastIndex) -> Result
     }
     check_last_term(group, last, terms.last_term())?;
     Ok(terms)
+}
+
+/// The term of an entry whose bytes are sound.
+fn term_of(group: u64, index: u64, bytes: &[u8]) -> Result<u64> {
+    match record::view_entry(group, index, bytes) {
+        Ok(view) => Ok(view.term),
+        Err(damage) => Err(damage.at("entry", keys::display(&keys::entry(group, index)))),
+    }
+}
+
+fn past_the_end(key: &[u8], last: &LastIndex) -> Error {
+    let expected = format!("nothing past the last index {}", last.last_index);
+    Error::corruption("entry", keys::display(key), expected, "an entry")
 }
 
 fn missing_entry(group: u64, index: u64, found: &str) -> Error {
@@ -239,13 +249,10 @@ fn check_last_term(group: u64, last: &LastIndex, found: u64) -> Result<()> {
 /// Finds the runs of terms by bisection, which needs a few entries per run: terms never fall.
 fn bisect_terms(db: &Db, group: u64, first: &FirstIndex, last: &LastIndex) -> Result<TermIndex> {
     let term_at = |index: u64| -> Result<u64> {
-        let key = keys::entry(group, index);
-        let Some(bytes) = db.get(&key)? else {
-            return Err(missing_entry(group, index, "none"));
-        };
-        let view = record::view_entry(group, index, &bytes)
-            .map_err(|damage| damage.at("entry", keys::display(&key)))?;
-        Ok(view.term)
+        match db.get(&keys::entry(group, index))? {
+            Some(bytes) => term_of(group, index, &bytes),
+            None => Err(missing_entry(group, index, "none")),
+        }
     };
     let mut terms = TermIndex::new(first.truncated_index, first.truncated_term);
     while terms.last() < last.last_index {
@@ -270,14 +277,6 @@ fn bisect_terms(db: &Db, group: u64, first: &FirstIndex, last: &LastIndex) -> Re
         keys::entry(group, last.last_index + 1),
         keys::entries_end(group),
     );
-    db.scan(&past, Some(&end), |key, _| {
-        let expected = format!("nothing past the last index {}", last.last_index);
-        Err(Error::corruption(
-            "entry",
-            keys::display(key),
-            expected,
-            "an entry",
-        ))
-    })?;
+    db.scan(&past, Some(&end), |key, _| Err(past_the_end(key, last)))?;
     Ok(terms)
 }
