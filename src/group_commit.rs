@@ -144,7 +144,6 @@ impl GroupCommit {
     /// # Errors
     /// [`Error::Poisoned`]: nothing was written, or will be.
     pub(crate) fn reserve(&self, changes: Option<Changes>, sync: Sync) -> Result<Reserved<'_>> {
-        self.check_thread()?;
         let request = request(changes, self.needs_sync(sync));
         self.queue.reserve(request.bytes)?;
         Ok(Reserved {
