@@ -369,6 +369,43 @@ impl RaftLog {
         }
     }
 
+    /// As [`RaftLog::fetch`], when nothing has to be read from RocksDB.
+    pub(crate) fn fetch_cached(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: Option<u64>,
+    ) -> Result<Option<Vec<Entry>>> {
+        let mut fetched = Fetched::new(low, high, max_size);
+        let cold = self.with_range(low, high, |memory| fetched.take_cached(&memory.cache))?;
+        Ok(cold.is_empty().then_some(fetched.entries))
+    }
+
+    /// As [`RaftLog::fetch`], from entries that were fetched before, if they are still those
+    /// of the log.
+    pub(crate) fn take_fetched(
+        &self,
+        entries: Vec<Entry>,
+        low: u64,
+        high: u64,
+        max_size: Option<u64>,
+    ) -> Result<Option<Vec<Entry>>> {
+        let wanted = entries.into_iter().take_while(|entry| entry.index < high);
+        let mut fetched = Fetched::new(low, high, max_size);
+        self.with_range(low, high, |memory| {
+            let terms = &memory.state.terms;
+            for entry in wanted {
+                if terms.term(entry.index) != Some(entry.term) {
+                    return None;
+                }
+                if !fetched.push(entry) {
+                    break;
+                }
+            }
+            (!fetched.entries.is_empty()).then_some(fetched.entries)
+        })
+    }
+
     /// `None` when what was read does not fit the bounds and terms in memory.
     fn try_fetch(&self, low: u64, high: u64, max_size: Option<u64>) -> Result<Option<Vec<Entry>>> {
         let mut fetched = Fetched::new(low, high, max_size);
