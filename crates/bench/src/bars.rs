@@ -56,7 +56,13 @@ const RECYCLED: &str = "with recycled logs";
 const UNRECYCLED: &str = "without recycled logs";
 
 const BARS: [Bar; 24] = [
-    bar("append_sync_1x256_g1", Figure::P50, 1.2, Some("raw-overwrite")).only(RECYCLED),
+    bar(
+        "append_sync_1x256_g1",
+        Figure::P50,
+        1.2,
+        Some("raw-overwrite"),
+    )
+    .only(RECYCLED),
     bar("append_sync_1x256_g1", Figure::P50, 1.15, RAFT_ENGINE).only(RECYCLED),
     bar("append_sync_1x256_g1", Figure::P50, 1.1, Some("raw-append")).only(UNRECYCLED),
     bar("append_sync_1x256_g1", Figure::P50, 1.4, RAFT_ENGINE).only(UNRECYCLED),
@@ -69,7 +75,12 @@ const BARS: [Bar; 24] = [
     bar("append_sync_1x256_g32", Figure::PerSecond, 2.5, BATCH),
     bar("append_sync_1x256_g128", Figure::P50, 1.0, WRITER),
     bar("append_sync_1x256_g128", Figure::PerSecond, 1.0, WRITER),
-    bar("append_sync_1x256_g128", Figure::PerSecond, 2.0, RAFT_ENGINE),
+    bar(
+        "append_sync_1x256_g128",
+        Figure::PerSecond,
+        2.0,
+        RAFT_ENGINE,
+    ),
     bar("append_sync_1x256_g128", Figure::PerSecond, 2.5, BATCH),
     bar("append_cpu_64x256", Figure::P50, 2.5, RAFT_ENGINE),
     bar("read_hot_64x256", Figure::P50, 1.2, MEMORY),
@@ -116,7 +127,9 @@ impl Bar {
         };
         let measured = match self.against {
             None => of(SYSTEM),
-            Some(other) => of(SYSTEM).zip(of(other)).map(|(ours, theirs)| ours / theirs),
+            Some(other) => of(SYSTEM)
+                .zip(of(other))
+                .map(|(ours, theirs)| ours / theirs),
         };
         let higher_is_better = self.figure == Figure::PerSecond;
         let met = measured.map(|measured| {
@@ -134,7 +147,11 @@ impl Bar {
                 Figure::Value => "value",
             },
             against: self.against,
-            limit: format!("{} {}", if higher_is_better { ">=" } else { "<=" }, self.limit),
+            limit: format!(
+                "{} {}",
+                if higher_is_better { ">=" } else { "<=" },
+                self.limit
+            ),
             only: self.only,
             measured,
             met,
@@ -144,7 +161,8 @@ impl Bar {
 
 /// As Markdown, which reads well on a terminal too.
 pub fn table(verdicts: &[Verdict]) -> String {
-    let mut rows = vec![["scenario", "figure", "against", "bar", "measured", ""].map(str::to_owned)];
+    let mut rows =
+        vec![["scenario", "figure", "against", "bar", "measured", ""].map(str::to_owned)];
     for verdict in verdicts.iter().filter(|verdict| verdict.measured.is_some()) {
         let condition = match verdict.only {
             "" => String::new(),
@@ -159,7 +177,10 @@ pub fn table(verdicts: &[Verdict]) -> String {
             verdict.figure.to_owned(),
             verdict.against.unwrap_or("-").to_owned(),
             format!("{}{condition}", verdict.limit),
-            verdict.measured.map(|m| format!("{m:.2}")).unwrap_or_default(),
+            verdict
+                .measured
+                .map(|m| format!("{m:.2}"))
+                .unwrap_or_default(),
             met.to_owned(),
         ]);
     }

@@ -99,7 +99,7 @@ fn call(
 
 /// In the child.
 pub fn run(task: &Task) -> Result<()> {
-    let engine = task.system.engine().context("nothing to open")?;
+    let store = task.system.store().context("nothing to open")?;
     let setup = Setup {
         groups: 1,
         synced: false,
@@ -107,7 +107,7 @@ pub fn run(task: &Task) -> Result<()> {
         prefill: false,
         file_bytes: task.file_bytes,
     };
-    let contender = contenders::open(engine, &task.dir, setup)?;
+    let contender = contenders::open(store, &task.dir, setup)?;
     let found = match task.kind {
         Kind::Resident => Found {
             resident_kib: resident()?,

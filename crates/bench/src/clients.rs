@@ -99,7 +99,7 @@ impl Client {
     /// Keeps the log short, between turns.
     pub fn shorten(&mut self, contender: &dyn Contender) -> Result<()> {
         let last = self.source.last_index();
-        if last - self.first_index >= 2 * KEPT {
+        if last >= self.first_index + 2 * KEPT {
             self.first_index = last + 1 - KEPT;
             contender.set_applied(self.group, last)?;
             contender.compact(self.group, self.first_index)?;

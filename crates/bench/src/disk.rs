@@ -111,7 +111,9 @@ pub fn settle(dir: &Path) -> Result<()> {
 /// becomes dirty.
 pub fn bytes_written() -> Result<u64> {
     let io = fs::read_to_string("/proc/self/io").context("read /proc/self/io")?;
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    let line = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes:"));
     let bytes = line.context("/proc/self/io has no write_bytes")?;
     Ok(bytes.trim().parse()?)
 }

@@ -22,7 +22,10 @@ impl Image {
         File::create(&file)?.set_len(bytes)?;
         fs::create_dir(&mount)?;
         run(Command::new("mkfs.ext4").arg("-q").arg(&file))?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(&file).arg(&mount))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&file)
+            .arg(&mount))?;
         Ok(Image { mount, _dir: dir })
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use crate::child::{BATCH, BYTES};
-use crate::contenders::{self, Contender, Engine, Setup, System};
+use crate::contenders::{self, Contender, Setup, Store, System};
 use crate::disk;
 use crate::entries::{Noise, Source};
 use crate::settings::Settings;
@@ -19,7 +19,7 @@ pub struct Logs {
     dir: PathBuf,
     file_bytes: u64,
     noise: Noise,
-    written: BTreeMap<(Engine, u64), TempDir>,
+    written: BTreeMap<(Store, u64), TempDir>,
 }
 
 impl Logs {
@@ -40,12 +40,12 @@ impl Logs {
 
     /// A directory with a log of `entries` entries, as its writer left it when it was closed.
     pub fn copy(&mut self, system: System, entries: u64) -> Result<TempDir> {
-        let engine = system.engine().context("it keeps nothing on disk")?;
-        if !self.written.contains_key(&(engine, entries)) {
-            let dir = self.write(engine, entries)?;
-            self.written.insert((engine, entries), dir);
+        let store = system.store().context("it keeps nothing on disk")?;
+        if !self.written.contains_key(&(store, entries)) {
+            let dir = self.write(store, entries)?;
+            self.written.insert((store, entries), dir);
         }
-        let written = self.written.get(&(engine, entries));
+        let written = self.written.get(&(store, entries));
         let copied = self.empty()?;
         copy(written.context("no such log")?.path(), copied.path())?;
         disk::settle(copied.path())?;
@@ -54,13 +54,13 @@ impl Logs {
 
     /// Opens a directory of those.
     pub fn open(&self, system: System, dir: &Path) -> Result<Arc<dyn Contender>> {
-        let engine = system.engine().context("it keeps nothing on disk")?;
-        contenders::open(engine, dir, self.setup(true))
+        let store = system.store().context("it keeps nothing on disk")?;
+        contenders::open(store, dir, self.setup(true))
     }
 
-    fn write(&self, engine: Engine, entries: u64) -> Result<TempDir> {
+    fn write(&self, store: Store, entries: u64) -> Result<TempDir> {
         let dir = self.empty()?;
-        let contender = contenders::open(engine, dir.path(), self.setup(false))?;
+        let contender = contenders::open(store, dir.path(), self.setup(false))?;
         let mut source = Source::new(self.noise.clone(), 0);
         let mut batch = Vec::new();
         while source.last_index() < entries {

@@ -137,7 +137,11 @@ fn picture(path: &Path, charts: &[Chart]) -> Result<()> {
 
 impl Chart {
     fn draw(&self, area: &Area<'_>) -> Result<()> {
-        let all = || self.lines.iter().flat_map(|line| line.points.iter().copied());
+        let all = || {
+            self.lines
+                .iter()
+                .flat_map(|line| line.points.iter().copied())
+        };
         let over = |values: &dyn Fn() -> Vec<f64>| {
             let values = values();
             let low = values.iter().copied().fold(f64::INFINITY, f64::min);

@@ -162,8 +162,9 @@ impl Report {
     pub fn waited(&mut self, waited: Duration) {
         if !waited.is_zero() {
             let seconds = waited.as_secs_f64();
-            self.notes
-                .push(format!("waited {seconds:.1} s for a disk that had slowed down"));
+            self.notes.push(format!(
+                "waited {seconds:.1} s for a disk that had slowed down"
+            ));
         }
     }
 

@@ -49,7 +49,7 @@ pub enum System {
 
 /// What a system keeps its logs in; two client models may share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Engine {
+pub enum Store {
     /// [`System::RaftRocks`] and its thread model.
     RaftRocks,
     /// [`System::RaftEngine`].
@@ -89,17 +89,17 @@ impl System {
     }
 
     /// What it appends to; raft-rs's memory storage is only read.
-    pub fn engine(self) -> Option<Engine> {
+    pub fn store(self) -> Option<Store> {
         match self {
-            System::RaftRocks | System::RaftRocksThreads => Some(Engine::RaftRocks),
-            System::RaftEngine => Some(Engine::RaftEngine),
+            System::RaftRocks | System::RaftRocksThreads => Some(Store::RaftRocks),
+            System::RaftEngine => Some(Store::RaftEngine),
             System::RaftEngineWriter | System::RaftEngineWriterThreads => {
-                Some(Engine::RaftEngineWriter)
+                Some(Store::RaftEngineWriter)
             }
-            System::RocksdbBatch => Some(Engine::RocksdbBatch),
-            System::RocksdbNaive => Some(Engine::RocksdbNaive),
-            System::RawAppend => Some(Engine::RawAppend),
-            System::RawOverwrite => Some(Engine::RawOverwrite),
+            System::RocksdbBatch => Some(Store::RocksdbBatch),
+            System::RocksdbNaive => Some(Store::RocksdbNaive),
+            System::RawAppend => Some(Store::RawAppend),
+            System::RawOverwrite => Some(Store::RawOverwrite),
             System::MemStorage => None,
         }
     }
@@ -166,16 +166,16 @@ pub trait Contender: Send + Sync {
 }
 
 /// Opens a contender in `dir`, which exists.
-pub fn open(engine: Engine, dir: &Path, setup: Setup) -> Result<Arc<dyn Contender>> {
-    Ok(match engine {
-        Engine::RaftRocks => Arc::new(raft_rocks::RaftRocks::open(dir, setup)?),
-        Engine::RaftEngine => Arc::new(raft_engine::RaftEngine::open(dir, setup)?),
-        Engine::RaftEngineWriter => {
+pub fn open(store: Store, dir: &Path, setup: Setup) -> Result<Arc<dyn Contender>> {
+    Ok(match store {
+        Store::RaftRocks => Arc::new(raft_rocks::RaftRocks::open(dir, setup)?),
+        Store::RaftEngine => Arc::new(raft_engine::RaftEngine::open(dir, setup)?),
+        Store::RaftEngineWriter => {
             Arc::new(raft_engine_writer::RaftEngineWriter::open(dir, setup)?)
         }
-        Engine::RocksdbBatch => Arc::new(rocksdb_batch::RocksdbBatch::open(dir, setup)?),
-        Engine::RocksdbNaive => Arc::new(rocksdb_naive::RocksdbNaive::open(dir)?),
-        Engine::RawAppend => Arc::new(raw_file::RawFile::growing(dir)?),
-        Engine::RawOverwrite => Arc::new(raw_file::RawFile::allocated(dir, setup)?),
+        Store::RocksdbBatch => Arc::new(rocksdb_batch::RocksdbBatch::open(dir, setup)?),
+        Store::RocksdbNaive => Arc::new(rocksdb_naive::RocksdbNaive::open(dir)?),
+        Store::RawAppend => Arc::new(raw_file::RawFile::growing(dir)?),
+        Store::RawOverwrite => Arc::new(raw_file::RawFile::allocated(dir, setup)?),
     })
 }

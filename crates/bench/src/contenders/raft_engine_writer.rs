@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
+use ::raft_engine::{Engine, LogBatch};
 use anyhow::{Context as _, Result, anyhow};
 use parking_lot::{Condvar, Mutex};
-use ::raft_engine::{Engine, LogBatch};
 use raft_rocks::raft::eraftpb::{Entry, HardState};
 
 use super::message::{self, EntryMessage};
@@ -71,7 +71,9 @@ impl RaftEngineWriter {
 
     fn send(&self, task: Task) -> Result<()> {
         let queue = self.queue.as_ref().context("the writer has ended")?;
-        queue.send(task).map_err(|_| anyhow!("the writer has ended"))
+        queue
+            .send(task)
+            .map_err(|_| anyhow!("the writer has ended"))
     }
 }
 

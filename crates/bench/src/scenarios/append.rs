@@ -1,6 +1,7 @@
 //! How long an append takes, and how many there are in a second.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Kind, Run, Scenario};
 use crate::clients::{self, Client, Model, Shape};
-use crate::contenders::{self, Contender, Engine, Setup};
+use crate::contenders::{self, Contender, Setup, Store};
 use crate::disk::{self, Pace};
 use crate::harness::{Samples, take_turns};
 use crate::logs::new_dir;
@@ -25,7 +26,7 @@ struct Instance {
     _dir: TempDir,
 }
 
-type Instances = BTreeMap<Engine, Instance>;
+type Instances = BTreeMap<Store, Instance>;
 
 /// The scenarios on the disk.
 pub fn on_disk(run: &mut Run, scenarios: &[Scenario]) -> Result<()> {
@@ -73,19 +74,19 @@ fn open_all(run: &Run, scenarios: &[(Scenario, Shape)], dir: &Path) -> Result<In
     let mut instances = Instances::new();
     for (scenario, _) in scenarios {
         for system in scenario.participants(&run.systems) {
-            let engine = system.engine().context("it cannot be appended to")?;
-            if !instances.contains_key(&engine) {
-                run.progress.set_message(format!("{} warms up", system.name()));
-                let instance = open(run, engine, dir, groups.unwrap_or(1) as u64);
-                let instance = instance.with_context(|| format!("{} warms up", system.name()))?;
-                instances.insert(engine, instance);
+            let store = system.store().context("it cannot be appended to")?;
+            if let Entry::Vacant(place) = instances.entry(store) {
+                let warming_up = format!("{} warms up", system.name());
+                run.progress.set_message(warming_up.clone());
+                let instance = open(run, store, dir, groups.unwrap_or(1) as u64);
+                place.insert(instance.context(warming_up)?);
             }
         }
     }
     Ok(instances)
 }
 
-fn open(run: &Run, engine: Engine, dir: &Path, groups: u64) -> Result<Instance> {
+fn open(run: &Run, store: Store, dir: &Path, groups: u64) -> Result<Instance> {
     let settings = &run.settings;
     let setup = Setup {
         groups,
@@ -94,11 +95,11 @@ fn open(run: &Run, engine: Engine, dir: &Path, groups: u64) -> Result<Instance> 
         file_bytes: settings.file_bytes,
     };
     let dir = new_dir(dir)?;
-    let contender = contenders::open(engine, dir.path(), setup)?;
+    let contender = contenders::open(store, dir.path(), setup)?;
     let client = |group| Client::new(group, &run.noise);
     let mut clients: Vec<_> = (0..groups).map(client).collect();
     if let Some(client) = clients.first_mut() {
-        warm_up(&*contender, client, engine, settings.file_bytes)?;
+        warm_up(&*contender, client, store, settings.file_bytes)?;
     }
     disk::settle(dir.path())?;
     Ok(Instance {
@@ -113,12 +114,12 @@ fn open(run: &Run, engine: Engine, dir: &Path, groups: u64) -> Result<Instance> 
 fn warm_up(
     contender: &dyn Contender,
     client: &mut Client,
-    engine: Engine,
+    store: Store,
     file_bytes: u64,
 ) -> Result<()> {
     let reuses = matches!(
-        engine,
-        Engine::RaftRocks | Engine::RaftEngine | Engine::RaftEngineWriter
+        store,
+        Store::RaftRocks | Store::RaftEngine | Store::RaftEngineWriter
     );
     let bytes = if reuses { file_bytes * 5 / 4 } else { 0 };
     let per_append = (WARM_UP.batch * WARM_UP.bytes) as u64;
@@ -137,7 +138,7 @@ fn warm_up(
 /// One system in one scenario.
 struct Entrant {
     name: &'static str,
-    engine: Engine,
+    store: Store,
     model: Model,
     samples: Samples,
 }
@@ -152,10 +153,10 @@ fn one(
     run.start(&scenario);
     let mut entrants = Vec::new();
     for system in scenario.participants(&run.systems) {
-        if let (Some(engine), Some(model)) = (system.engine(), Model::of(system, shape.groups)) {
+        if let (Some(store), Some(model)) = (system.store(), Model::of(system, shape.groups)) {
             entrants.push(Entrant {
                 name: system.name(),
-                engine,
+                store,
                 model,
                 samples: Samples::default(),
             });
@@ -163,7 +164,7 @@ fn one(
     }
     let settings = &run.settings;
     take_turns(&mut entrants, settings.rounds, settings.seed, |entrant| {
-        let instance = instances.get_mut(&entrant.engine);
+        let instance = instances.get_mut(&entrant.store);
         let instance = instance.context("it is not open")?;
         pace.wait()?;
         turn(entrant, instance, shape, settings.burst).with_context(|| entrant.name.to_owned())?;

@@ -55,7 +55,13 @@ fn in_turns(
     })?;
     for (system, times) in times {
         let value = median(times);
-        run.add(Outcome::value(scenario.name, system.name(), value, "ms", rounds));
+        run.add(Outcome::value(
+            scenario.name,
+            system.name(),
+            value,
+            "ms",
+            rounds,
+        ));
     }
     Ok(())
 }

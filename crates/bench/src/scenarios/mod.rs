@@ -159,7 +159,10 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
         participants * u64::from(scenario.rounds(&settings))
     };
     let total = scenarios.iter().map(turns).sum();
-    ensure!(total > 0, "none of the systems named takes part in these scenarios");
+    ensure!(
+        total > 0,
+        "none of the systems named takes part in these scenarios"
+    );
     let noise = Noise::new(settings.seed);
     let mut run = Run {
         logs: Logs::new(&settings, &noise),

@@ -125,7 +125,10 @@ pub fn cold(run: &mut Run, scenario: &Scenario) -> Result<()> {
             let start = Instant::now();
             let entries = contender.fetch(0, low, low + COLD_ENTRIES)?;
             let nanos = start.elapsed().as_nanos() as f64;
-            let ends = (entries.first().map(|e| e.index), entries.last().map(|e| e.index));
+            let ends = (
+                entries.first().map(|e| e.index),
+                entries.last().map(|e| e.index),
+            );
             let expected = (Some(low), Some(low + COLD_ENTRIES - 1));
             anyhow::ensure!(ends == expected, "read {ends:?} instead of {expected:?}");
             Ok(nanos)

@@ -26,7 +26,7 @@ const STEP: u64 = 10_000;
 pub fn stall(run: &mut Run, scenario: &Scenario) -> Result<()> {
     run.start(scenario);
     for system in scenario.participants(&run.systems) {
-        let engine = system.engine().context("it cannot be appended to")?;
+        let store = system.store().context("it cannot be appended to")?;
         let image = Image::mount(&run.settings.ram_dir, IMAGE_BYTES)?;
         let dir = new_dir(image.path())?;
         let setup = Setup {
@@ -35,7 +35,7 @@ pub fn stall(run: &mut Run, scenario: &Scenario) -> Result<()> {
             prefill: true,
             file_bytes: run.settings.file_bytes,
         };
-        let contender = contenders::open(engine, dir.path(), setup)?;
+        let contender = contenders::open(store, dir.path(), setup)?;
         let samples = steady(&*contender, &run.noise, run.settings.stall)?;
         let longest = samples.iter().copied().fold(0.0, f64::max) / 1e6;
         let per_s = (samples.len() * SHAPE.batch) as f64 / run.settings.stall.as_secs_f64();
@@ -64,7 +64,9 @@ fn steady(contender: &dyn Contender, noise: &Noise, length: Duration) -> Result<
         let cutter = scope.spawn(cut);
         let appended = append_for(contender, noise, length, &lengths);
         drop(lengths);
-        let cut = cutter.join().unwrap_or_else(|_| Err(anyhow!("it panicked")));
+        let cut = cutter
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("it panicked")));
         cut.context("the thread that cuts the log")?;
         appended
     })
