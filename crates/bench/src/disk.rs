@@ -29,7 +29,7 @@ pub struct Pace {
 impl Pace {
     /// For a directory on a disk.
     pub fn new(dir: &Path, pause: Duration, recovery: Duration) -> Result<Self> {
-        let mut probe = File::create(dir.join("probe"))?;
+        let mut probe = tempfile::tempfile_in(dir)?;
         probe.write_all(&[1; PAGE])?;
         probe.sync_all()?;
         Ok(Pace {
@@ -41,12 +41,13 @@ impl Pace {
         })
     }
 
-    /// For a directory in RAM.
-    pub fn none() -> Self {
+    /// For a directory in RAM: only what a contender left to its background threads has time to
+    /// be done before the next one's turn.
+    pub fn in_ram(pause: Duration) -> Self {
         Pace {
             probe: None,
             best: f64::INFINITY,
-            pause: Duration::ZERO,
+            pause,
             left: Duration::ZERO,
             waited: Duration::ZERO,
         }
@@ -54,10 +55,10 @@ impl Pace {
 
     /// Waits before a turn.
     pub fn wait(&mut self) -> Result<()> {
+        rest(self.pause);
         let Some(probe) = &self.probe else {
             return Ok(());
         };
-        rest(self.pause);
         loop {
             let took = sync_time(probe)?;
             self.best = self.best.min(took);

@@ -47,7 +47,8 @@ pub fn in_ram(run: &mut Run, scenarios: &[Scenario]) -> Result<()> {
         Kind::AppendCpu(shape) => Some(shape),
         _ => None,
     };
-    all(run, scenarios, &dir, Pace::none(), shape)
+    let pace = Pace::in_ram(run.settings.pause);
+    all(run, scenarios, &dir, pace, shape)
 }
 
 fn all(
