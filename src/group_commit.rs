@@ -129,13 +129,14 @@ impl GroupCommit {
         Ok(Committed { ticket, durable })
     }
 
-    /// Makes everything submitted so far durable.
+    /// Waits until everything submitted so far is acknowledged, durable when `sync` asks.
     ///
     /// # Errors
     /// As [`GroupCommit::commit`].
-    pub(crate) fn sync(&self) -> Result<()> {
+    pub(crate) fn barrier(&self, sync: Sync) -> Result<()> {
         self.check_thread()?;
-        self.queue.commit(request(None, true)).map(|_| ())
+        let durable = self.needs_sync(sync);
+        self.queue.commit(request(None, durable)).map(|_| ())
     }
 
     /// Waits for room for `changes`, which [`GroupCommit::submit`] then takes.
@@ -143,7 +144,6 @@ impl GroupCommit {
     /// # Errors
     /// [`Error::Poisoned`]: nothing was written, or will be.
     pub(crate) fn reserve(&self, changes: Option<Changes>, sync: Sync) -> Result<Reserved<'_>> {
-        self.check_thread()?;
         let request = request(changes, self.needs_sync(sync));
         self.queue.reserve(request.bytes)?;
         Ok(Reserved {

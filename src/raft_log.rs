@@ -198,7 +198,7 @@ impl RaftLog {
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        self.commits.sync()
+        self.commits.barrier(Sync::Force)
     }
 
     /// Puts one write on disk, whole or not at all, then takes its result into memory.
@@ -211,7 +211,11 @@ impl RaftLog {
         let _writer = self.writer.lock();
         let mut staged = self.stage(write)?;
         if staged.is_empty {
-            return Ok(());
+            // Nothing to write, but perhaps something to wait for.
+            return match staged.sync {
+                Sync::No => Ok(()),
+                sync => self.commits.barrier(sync),
+            };
         }
         let changes = std::mem::take(&mut staged.changes);
         let committed = self.commits.commit(changes, staged.sync)?;

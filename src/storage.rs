@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Ready, StorageError};
 
-use crate::batch::{ApplicationPut, Compact, IncomingSnapshot, Write};
+use crate::batch::{self, ApplicationPut, Compact, IncomingSnapshot, Write};
 use crate::config::{Options, SnapshotPayload};
 use crate::db::{self, Counters, Database, Db};
 use crate::error::{Error, Result};
@@ -176,7 +176,7 @@ impl RaftStore {
     /// [`Error::Rocks`]: the sync failed, and the store is poisoned. [`Error::Poisoned`]: an
     /// earlier write or sync failed.
     pub fn sync(&self) -> Result<()> {
-        self.inner.commits.sync()
+        self.inner.commits.barrier(batch::Sync::Force)
     }
 
     /// Syncs, and reports what dropping the handle could only log. The directory is free when

@@ -498,8 +498,6 @@ impl<J: Journal> Queue<J> {
         // What was written meanwhile waits for the next one.
         self.to_sync.notify_one();
         match synced {
-            // A write that failed beside it: what it left is unknown, so nothing goes on.
-            Ok(()) if state.failed => {}
             Ok(()) => {
                 self.durable.fetch_max(covered, Ordering::AcqRel);
             }

@@ -108,6 +108,23 @@ pub fn settle(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Has the kernel hand out and take back so much memory. What a virtual machine has never used is
+/// given to it page by page, on first use, which can take ten times as long as using it; whoever
+/// comes first would pay for everybody.
+pub fn touch_memory(ram_dir: &Path, bytes: u64) -> Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut file = tempfile::tempfile_in(ram_dir)?;
+    let mut written = 0;
+    while written < bytes {
+        match file.write_all(&zeros) {
+            Ok(()) => written += zeros.len() as u64,
+            Err(e) if e.kind() == std::io::ErrorKind::StorageFull => break,
+            Err(e) => return Err(e).context("write to the RAM disk"),
+        }
+    }
+    Ok(())
+}
+
 /// The bytes this process has had written to disks, as the kernel counts them: when a page
 /// becomes dirty.
 pub fn bytes_written() -> Result<u64> {

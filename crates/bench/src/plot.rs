@@ -153,6 +153,7 @@ impl Chart {
         builder
             .caption(&self.title, ("sans-serif", 22))
             .margin(12)
+            .margin_right(40)
             .x_label_area_size(40)
             .y_label_area_size(80);
         // The ranges have different types, so each pair of axes is a call of its own.
@@ -192,6 +193,8 @@ impl Chart {
             .light_line_style(WHITE)
             .x_desc(self.x)
             .y_desc(self.y)
+            .x_label_formatter(&|x| label(*x))
+            .y_label_formatter(&|y| label(*y))
             .draw()?;
         for line in &self.lines {
             let colour = colour(line.system);
@@ -207,6 +210,14 @@ impl Chart {
             .background_style(WHITE.mix(0.8))
             .draw()?;
         Ok(())
+    }
+}
+
+fn label(value: f64) -> String {
+    match value {
+        v if v >= 1e6 => format!("{}M", v / 1e6),
+        v if v >= 1e4 => format!("{}k", v / 1e3),
+        v => format!("{v}"),
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Settings {
     /// How long a run waits, all in all, for a disk that has slowed down to recover.
     #[serde(serialize_with = "seconds")]
     pub recovery: Duration,
+    /// Memory that is used once before anything in RAM is measured.
+    pub touched_bytes: u64,
     /// Entries of the logs that are read, opened and compacted.
     pub log_entries: u64,
     /// Entries that are written where bytes written are counted.
@@ -68,6 +70,7 @@ impl Settings {
             burst: Duration::from_millis(100),
             pause: Duration::from_millis(200),
             recovery: Duration::from_secs(120),
+            touched_bytes: 4 << 30,
             log_entries: 1_000_000,
             counted_entries: 4_000_000,
             stall: Duration::from_secs(60),
@@ -82,7 +85,8 @@ impl Settings {
             long_rounds: 3,
             burst: Duration::from_millis(60),
             pause: Duration::from_millis(60),
-            recovery: Duration::from_secs(10),
+            recovery: Duration::from_secs(25),
+            touched_bytes: 2 << 30,
             counted_entries: 1_000_000,
             stall: Duration::from_secs(10),
             ..Settings::full(args)
@@ -97,6 +101,7 @@ impl Settings {
             burst: Duration::from_millis(5),
             pause: Duration::from_millis(1),
             recovery: Duration::ZERO,
+            touched_bytes: 1 << 20,
             log_entries: 4_000,
             counted_entries: 30_000,
             stall: Duration::from_millis(50),

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use super::{Run, Scenario};
 use crate::clients::Shape;
 use crate::contenders::{self, Contender, Setup};
+use crate::disk;
 use crate::entries::{Noise, Source};
 use crate::harness::Samples;
 use crate::image::Image;
@@ -25,6 +26,7 @@ const STEP: u64 = 10_000;
 /// runs beside.
 pub fn stall(run: &mut Run, scenario: &Scenario) -> Result<()> {
     run.start(scenario);
+    disk::touch_memory(&run.settings.ram_dir, run.settings.touched_bytes)?;
     for system in scenario.participants(&run.systems) {
         let store = system.store().context("it cannot be appended to")?;
         let image = Image::mount(&run.settings.ram_dir, IMAGE_BYTES)?;
