@@ -117,7 +117,9 @@ compile_error!(
 #[cfg(not(any(feature = "prost-codec", feature = "protobuf-codec")))]
 compile_error!("raft-rs needs a codec: enable prost-codec or protobuf-codec");
 
+mod async_fetch;
 mod batch;
+mod changes;
 mod config;
 mod db;
 mod entry_cache;

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Ready, StorageError};
 
+use crate::async_fetch::{Fetcher, Fetches, Told};
 use crate::batch::{self, ApplicationPut, Compact, IncomingSnapshot, Write};
 use crate::config::{Options, SnapshotPayload};
 use crate::db::{self, Counters, Database, Db};
@@ -34,6 +35,8 @@ pub struct RaftStore {
 }
 
 struct StoreInner {
+    /// Dropped first: what it reads keeps the rest alive.
+    fetcher: Mutex<Option<Fetcher>>,
     db: Arc<Db>,
     commits: Arc<GroupCommit>,
     options: Options,
@@ -43,7 +46,8 @@ struct StoreInner {
 
 /// What all handles of a group share.
 struct Group {
-    log: RaftLog,
+    log: Arc<RaftLog>,
+    fetches: RwLock<Option<Arc<Fetches>>>,
     producer: RwLock<Option<Arc<dyn SnapshotProducer>>>,
     producing: Arc<AtomicBool>,
 }
@@ -91,6 +95,7 @@ impl RaftStore {
         let db = Arc::new(db);
         let commits = GroupCommit::start(Arc::clone(&db), &options)?;
         let inner = StoreInner {
+            fetcher: Mutex::new(None),
             db,
             commits: Arc::new(commits),
             options,
@@ -122,7 +127,8 @@ impl RaftStore {
         let log = RaftLog::open(db, commits, id, snapshots, &self.inner.options)?;
         let producing = Arc::new(AtomicBool::new(false));
         let group = Arc::new(Group {
-            log,
+            log: Arc::new(log),
+            fetches: RwLock::new(None),
             producer: RwLock::new(None),
             producing,
         });
@@ -269,9 +275,7 @@ impl RaftMachineStorage {
     }
 
     /// Submits everything a `Ready` holds as one atomic write, and returns without waiting for
-    /// the disk: for use with `RawNode::advance_append_async`. Its entries are moved out of
-    /// the Ready, so take what else you need of them (there is nothing, in a usual driver)
-    /// beforehand. What it held can be read when this returns, as raft expects (rule 7 of
+    /// the disk: for use with `RawNode::advance_append_async`. What it held can be read when this returns, as raft expects (rule 7 of
     /// `docs/testing.md`); `on_durable` gets `Ok` when `RawNode::on_persist_ready` may be
     /// called with the Ready's number and its `persisted_messages` may leave. See
     /// [`Batch::submit`] for the rules of the callback.
@@ -292,7 +296,7 @@ impl RaftMachineStorage {
     /// // (send ready.take_messages(), apply ready.take_committed_entries() here)
     /// let number = ready.number();
     /// let messages = ready.take_persisted_messages();
-    /// storage.submit_ready(&mut ready, move |result| {
+    /// storage.submit_ready(&ready, move |result| {
     ///     // The raft thread may be gone.
     ///     let _ = persisted.send((number, messages, result));
     /// })?;
@@ -307,19 +311,14 @@ impl RaftMachineStorage {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::submit`]. The Ready cannot be submitted again: a refusal means that the
-    /// node and its storage disagree, and the node must be stopped.
+    /// As [`Batch::submit`]. A refusal means that the node and its storage disagree: stop the
+    /// node.
     pub fn submit_ready(
         &self,
-        ready: &mut Ready,
+        ready: &Ready,
         on_durable: impl FnOnce(Result<()>) + Send + 'static,
     ) -> Result<()> {
-        let entries = ready.take_entries();
-        let mut batch = self.batch();
-        if !entries.is_empty() {
-            batch.write.entries.push(entries.into());
-        }
-        batch.ready(ready).submit(on_durable)
+        self.batch().ready(ready).submit(on_durable)
     }
 
     /// Starts one atomic write of several parts.
@@ -519,6 +518,39 @@ impl RaftMachineStorage {
         drop(old);
     }
 
+    /// Lets raft go on while entries for a lagging follower are read from the disk: reads to
+    /// send that the cache cannot answer get "temporarily unavailable", and `on_fetched` is
+    /// called with their context once the entries are there. It runs on a thread of the store
+    /// and must not block: send the context to raft's thread, and call
+    /// `RawNode::on_entries_fetched` there. `None`, the default, reads in place.
+    ///
+    /// One thread reads for all groups of the store. A group holds up to 16 answers, each of
+    /// [`raft::Config::max_size_per_msg`] bytes, until raft comes for them. An `on_fetched`
+    /// that keeps a storage keeps the store open.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the thread could not be started.
+    pub fn set_async_fetch(
+        &self,
+        on_fetched: Option<Arc<dyn Fn(GetEntriesContext) + Send + std::marker::Sync>>,
+    ) -> Result<()> {
+        let fetches = match on_fetched {
+            Some(on_fetched) => {
+                let mut fetcher = self.store.inner.fetcher.lock();
+                let jobs = match &mut *fetcher {
+                    Some(fetcher) => fetcher.jobs(),
+                    none => none.insert(Fetcher::start()?).jobs(),
+                };
+                Some(Fetches::new(jobs, on_fetched))
+            }
+            None => None,
+        };
+        let old = std::mem::replace(&mut *self.group.fetches.write(), fetches);
+        // Outside the lock: what it does when it is dropped may come back here.
+        drop(old);
+        Ok(())
+    }
+
     /// The first index that can be read, at least 1.
     pub fn first_index(&self) -> u64 {
         self.group.log.state(|state| state.first_index())
@@ -591,6 +623,30 @@ impl RaftMachineStorage {
     /// As [`RaftStore::sync`].
     pub fn sync(&self) -> Result<()> {
         self.group.log.sync()
+    }
+
+    /// Entries for a follower, fetched beside raft's thread unless the cache has them.
+    fn entries_to_send(
+        &self,
+        fetches: &Arc<Fetches>,
+        (low, high): (u64, u64),
+        max_size: Option<u64>,
+        context: GetEntriesContext,
+    ) -> Result<Option<Vec<Entry>>> {
+        let log = &self.group.log;
+        if let Some(cached) = log.fetch_cached(low, high, max_size)? {
+            return Ok(Some(cached));
+        }
+        match fetches.ask(log, low, high, max_size, context) {
+            Told::Later => return Ok(None),
+            Told::Entries(entries) => {
+                if let Some(entries) = log.take_fetched(entries, low, high, max_size)? {
+                    return Ok(Some(entries));
+                }
+            }
+            Told::ReadInPlace => {}
+        }
+        log.fetch(low, high, max_size).map(Some)
     }
 
     /// What raft is to be told of the stored snapshot; `None` when it does not serve.
@@ -738,7 +794,7 @@ impl<'a> Batch<'a> {
     /// Appends entries, behind those of earlier calls.
     pub fn entries(mut self, entries: &'a [Entry]) -> Self {
         if !entries.is_empty() {
-            self.write.entries.push(entries.into());
+            self.write.entries.push(entries);
         }
         self
     }
@@ -902,13 +958,21 @@ impl raft::Storage for RaftMachineStorage {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
-        match self.group.log.fetch(low, high, max_size.into()) {
+        let max_size = max_size.into();
+        let fetches = self.group.fetches.read().clone();
+        let fetched = match fetches.filter(|_| context.can_async()) {
+            Some(fetches) => self.entries_to_send(&fetches, (low, high), max_size, context),
+            None => self.group.log.fetch(low, high, max_size).map(Some),
+        };
+        match fetched {
+            Ok(Some(entries)) => Ok(entries),
+            Ok(None) => Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable)),
             Err(Error::Unavailable { index, last }) => {
                 panic!("entries [{low}, {high}) reach {index}, past the last index {last}")
             }
-            fetched => fetched.map_err(to_raft),
+            Err(e) => Err(to_raft(e)),
         }
     }
 

@@ -162,10 +162,12 @@ const fn write(way: Way, sync: bool, bytes: usize) -> Write {
     Write { way, sync, bytes }
 }
 
-/// (of the callbacks, in order; of each thread, in order)
+/// How writes ended, in the order in which that was told.
+type Ends = sync::Mutex<Vec<(Id, Result<(), Failure>)>>;
+
 struct Answers {
-    callbacks: sync::Mutex<Vec<(Id, Result<(), Failure>)>>,
-    threads: Vec<sync::Mutex<Vec<(Id, Result<(), Failure>)>>>,
+    callbacks: Ends,
+    threads: Vec<Ends>,
 }
 
 fn check_answer(memory: &Memory, id: Id, write: Write, result: &Result<(), Failure>) {
