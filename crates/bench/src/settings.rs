@@ -85,7 +85,7 @@ impl Settings {
             long_rounds: 3,
             burst: Duration::from_millis(60),
             pause: Duration::from_millis(60),
-            recovery: Duration::from_secs(25),
+            recovery: Duration::from_secs(15),
             touched_bytes: 128 << 20,
             counted_entries: 1_000_000,
             stall: Duration::from_secs(10),
