@@ -1,0 +1,427 @@
+//! Power cuts: a child process writes to many groups of a store on an ext4 image and reports
+//! each acknowledged write outside of it. Some dirty pages are written back at random, then the
+//! file system is shut down with everything else that was not synced, mounted again, and the
+//! store opened: every group holds what was acknowledged, or that and writes that were under
+//! way. The child then goes on from there.
+//!
+//! `RAFT_ROCKS_CUT_ROUNDS` scales it, `RAFT_ROCKS_SEED` replays it (as far as threads and a
+//! disk can be), `RAFT_ROCKS_CUT_MEMTABLE` fixes the size of the memtable,
+//! `RAFT_ROCKS_CUT_KEEP=1` counts failures to the end instead of stopping at the first.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may stop"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod disk;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::workload::{Expected, Workload};
+use disk::Disk;
+use raft_rocks::{FsyncPolicy, Options, RaftStore, Result};
+
+const CHILD: &str = "RAFT_ROCKS_CUT_CHILD";
+/// Power cuts that one file system goes through.
+const CUTS_PER_DISK: u64 = 20;
+/// How far beyond the reported writes a group may be: the one write under way.
+const UNDER_WAY: u64 = 1;
+
+/// What one disk is used for. Handed to the child as text.
+#[derive(Clone, Debug)]
+struct Setup {
+    store: PathBuf,
+    /// A slot of eight bytes for each group: how many of its writes were acknowledged.
+    acknowledged: PathBuf,
+    seed: u64,
+    groups: u64,
+    memtable_bytes: usize,
+    durable: bool,
+    /// Acknowledgements in this life of the child after which it asks for the cut; zero asks
+    /// before the store is opened.
+    cut_after: u64,
+}
+
+impl Setup {
+    fn to_text(&self) -> String {
+        [
+            self.store.display().to_string(),
+            self.acknowledged.display().to_string(),
+            self.seed.to_string(),
+            self.groups.to_string(),
+            self.memtable_bytes.to_string(),
+            u8::from(self.durable).to_string(),
+            self.cut_after.to_string(),
+        ]
+        .join("\n")
+    }
+
+    fn from_text(text: &str) -> Setup {
+        let mut parts = text.split('\n');
+        let mut part = || parts.next().unwrap();
+        let (store, acknowledged) = (part().into(), part().into());
+        let mut number = || part().parse::<u64>().unwrap();
+        Setup {
+            store,
+            acknowledged,
+            seed: number(),
+            groups: number(),
+            memtable_bytes: number() as usize,
+            durable: number() == 1,
+            cut_after: number(),
+        }
+    }
+
+    fn open(&self) -> Result<RaftStore> {
+        let mut options = Options::default();
+        options.memtable_bytes = self.memtable_bytes;
+        if !self.durable {
+            options.fsync = FsyncPolicy::Never;
+        }
+        RaftStore::open(&self.store, options)
+    }
+
+    /// The writes of a group, from the first on after `done` of them. Snapshot files are
+    /// synced under every policy: a control has none.
+    fn workload(&self, group: u64, done: u64) -> Workload {
+        Workload::after(self.seed ^ (group << 32), self.durable, done)
+    }
+
+    fn read_acknowledged(&self) -> Vec<u64> {
+        let bytes = std::fs::read(&self.acknowledged).unwrap();
+        let slots = bytes.chunks_exact(8);
+        slots
+            .map(|slot| u64::from_le_bytes(slot.try_into().unwrap()))
+            .collect()
+    }
+
+    fn write_acknowledged(&self, done: &[u64]) {
+        let bytes: Vec<u8> = done.iter().flat_map(|n| n.to_le_bytes()).collect();
+        std::fs::write(&self.acknowledged, bytes).unwrap();
+    }
+}
+
+fn child(setup: &Setup) {
+    if setup.cut_after == 0 {
+        println!("cut me");
+    }
+    let store = setup.open().unwrap();
+    if setup.cut_after == 0 {
+        // Only opened: nothing is written that the parent does not know of.
+        std::thread::park();
+    }
+    let report = File::options()
+        .write(true)
+        .open(&setup.acknowledged)
+        .unwrap();
+    let total = AtomicU64::new(0);
+    std::thread::scope(|threads| {
+        for (group, done) in (0..).zip(setup.read_acknowledged()) {
+            let (store, report, total) = (&store, &report, &total);
+            threads.spawn(move || write_group(setup, store, group, done, report, total));
+        }
+    });
+}
+
+/// Writes to one group until the power is gone.
+fn write_group(
+    setup: &Setup,
+    store: &RaftStore,
+    group: u64,
+    mut done: u64,
+    report: &File,
+    total: &AtomicU64,
+) {
+    let storage = store.group(group).unwrap();
+    let mut workload = setup.workload(group, done);
+    loop {
+        if let Err(e) = workload.next().perform(&storage) {
+            // The power is gone; whatever else it is, the parent misses the child's word.
+            eprintln!("group {group}, write {}: {e}", done + 1);
+            return;
+        }
+        done += 1;
+        report.write_all_at(&done.to_le_bytes(), group * 8).unwrap();
+        if total.fetch_add(1, Ordering::Relaxed) + 1 == setup.cut_after {
+            println!("cut me");
+        }
+    }
+}
+
+/// The child, killed when dropped: what it has open keeps the disk mounted.
+struct Child {
+    process: std::process::Child,
+    stderr: PathBuf,
+}
+
+impl Child {
+    fn start(setup: &Setup, test: &str) -> Child {
+        let stderr = setup.acknowledged.with_file_name("stderr");
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(CHILD, setup.to_text())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        Child { process, stderr }
+    }
+
+    fn wait_for_its_word(&mut self) {
+        let mut lines = BufReader::new(self.process.stdout.take().unwrap()).lines();
+        let said = lines.any(|line| line.is_ok_and(|line| line.contains("cut me")));
+        let stderr = || std::fs::read_to_string(&self.stderr).unwrap();
+        assert!(said, "the child ended by itself: {}", stderr());
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// What was seen over many cuts.
+#[derive(Debug, Default)]
+struct Seen {
+    cuts: u64,
+    /// Cuts while the store was recovering from another.
+    cuts_in_recovery: u64,
+    acknowledged: u64,
+    /// Groups that were found with writes that had not been acknowledged.
+    under_way: u64,
+    refused: u64,
+    /// Cuts after which a group lacked an acknowledged write.
+    lost: u64,
+    /// Groups in a state that they never had.
+    wrong: u64,
+}
+
+/// The test that runs, its knobs, and what it has seen.
+struct Run {
+    test: &'static str,
+    durable: bool,
+    stop_at_first: bool,
+    memtable_bytes: Option<usize>,
+    random: fastrand::Rng,
+    seen: Seen,
+}
+
+impl Run {
+    fn new(test: &'static str, durable: bool) -> Run {
+        let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+        let seed = number("RAFT_ROCKS_SEED").unwrap_or_else(|| fastrand::u64(..));
+        eprintln!("RAFT_ROCKS_SEED={seed}");
+        Run {
+            test,
+            durable,
+            stop_at_first: durable && number("RAFT_ROCKS_CUT_KEEP") != Some(1),
+            memtable_bytes: number("RAFT_ROCKS_CUT_MEMTABLE").map(|n| n as usize),
+            random: fastrand::Rng::with_seed(seed),
+            seen: Seen::default(),
+        }
+    }
+
+    fn cut_many(&mut self, cuts: u64) -> std::result::Result<(), String> {
+        while self.seen.cuts < cuts {
+            let disk = Disk::new()?;
+            self.use_up(disk, (cuts - self.seen.cuts).min(CUTS_PER_DISK));
+        }
+        Ok(())
+    }
+
+    /// Cuts the power of one disk again and again, until the store on it is refused.
+    fn use_up(&mut self, mut disk: Disk, cuts: u64) {
+        // A flush syncs what it writes: small memtables are for the stores that may lose nothing.
+        let sizes: &[usize] = if self.durable {
+            &[64 << 10, 256 << 10, 4 << 20]
+        } else {
+            &[4 << 20]
+        };
+        let mut setup = Setup {
+            store: disk.store(),
+            acknowledged: disk.outside("acknowledged"),
+            seed: self.random.u64(..),
+            groups: if self.random.bool() { 1 } else { 8 },
+            memtable_bytes: self
+                .memtable_bytes
+                .unwrap_or(sizes[self.random.usize(..sizes.len())]),
+            durable: self.durable,
+            cut_after: 0,
+        };
+        let mut groups: Vec<Group> = (0..setup.groups).map(|id| Group::new(&setup, id)).collect();
+        for _ in 0..cuts {
+            setup.write_acknowledged(&groups.iter().map(|group| group.done).collect::<Vec<_>>());
+            setup.cut_after = self.random.u64(1..40 * (1 + setup.groups / 2));
+            let (acknowledged, reported) = self.cut(&mut disk, &setup);
+            if self.random.u8(..4) == 0 {
+                setup.cut_after = 0;
+                self.seen.cuts_in_recovery += 1;
+                self.cut(&mut disk, &setup);
+            }
+            let store = match setup.open() {
+                Ok(store) => store,
+                Err(e) => {
+                    self.seen.refused += 1;
+                    eprintln!("refused after {setup:?}: {e}");
+                    assert!(!self.stop_at_first, "{:?}", self.seen);
+                    return;
+                }
+            };
+            self.check(&store, &mut groups, &acknowledged, &reported);
+            store.close().unwrap();
+            assert!(!self.stop_at_first || (self.seen.lost, self.seen.wrong) == (0, 0));
+        }
+    }
+
+    /// Returns what each group had acknowledged before the cut, and what it reported in all:
+    /// a sync that is under way at the cut may succeed on a journal that is gone.
+    fn cut(&mut self, disk: &mut Disk, setup: &Setup) -> (Vec<u64>, Vec<u64>) {
+        self.seen.cuts += 1;
+        let mut child = Child::start(setup, self.test);
+        child.wait_for_its_word();
+        (0..self.random.u32(..1_000_000)).for_each(|_| std::hint::spin_loop());
+        if self.random.u8(..4) > 0 {
+            disk.write_back_some(&mut self.random).unwrap();
+        }
+        let acknowledged = setup.read_acknowledged();
+        disk.cut().unwrap();
+        drop(child);
+        let reported = setup.read_acknowledged();
+        disk.remount().unwrap();
+        (acknowledged, reported)
+    }
+
+    fn check(
+        &mut self,
+        store: &RaftStore,
+        groups: &mut [Group],
+        acknowledged: &[u64],
+        reported: &[u64],
+    ) {
+        let mut lost = false;
+        for (group, (acknowledged, reported)) in
+            groups.iter_mut().zip(acknowledged.iter().zip(reported))
+        {
+            self.seen.acknowledged += acknowledged - group.done;
+            let found = Expected::found_in(&store.group(group.id).unwrap());
+            let Some((done, needed)) = group.go_to(&found, *acknowledged, reported + UNDER_WAY)
+            else {
+                self.seen.wrong += 1;
+                eprintln!(
+                    "group {}: neither its state after {acknowledged} writes nor a later or \
+                     earlier one; hard state {:?}, last index {}",
+                    group.id,
+                    found.hard_state,
+                    found.last()
+                );
+                return;
+            };
+            self.seen.under_way += u64::from(done > *acknowledged);
+            if done < needed {
+                lost = true;
+                if self.durable {
+                    eprintln!("group {}: {done} writes of {needed} synced ones", group.id);
+                }
+            }
+        }
+        self.seen.lost += u64::from(lost);
+    }
+}
+
+/// What the parent knows of a group: the writes that it was found with.
+struct Group {
+    id: u64,
+    done: u64,
+    workload: Workload,
+}
+
+impl Group {
+    fn new(setup: &Setup, id: u64) -> Group {
+        let workload = setup.workload(id, 0);
+        Group {
+            id,
+            done: 0,
+            workload,
+        }
+    }
+
+    /// Finds the number of writes after which the group is as `found`, at most `reported`, and
+    /// how many it needs: those up to the last acknowledged one that is synced.
+    fn go_to(&mut self, found: &Expected, acknowledged: u64, at_most: u64) -> Option<(u64, u64)> {
+        let mut needed = self.done;
+        let mut at = None;
+        let mut workload = self.workload.clone();
+        let mut done = self.done;
+        loop {
+            if workload.expected == *found {
+                at = Some(done);
+                self.workload = workload.clone();
+            }
+            if done == at_most {
+                break;
+            }
+            let synced = workload.next().is_synced();
+            done += 1;
+            if synced && done <= acknowledged {
+                needed = done;
+            }
+        }
+        self.done = at?;
+        Some((self.done, needed))
+    }
+}
+
+fn rounds(default: u64) -> u64 {
+    std::env::var("RAFT_ROCKS_CUT_ROUNDS").map_or(default, |n| n.parse().unwrap())
+}
+
+/// Runs the test, or the child that it starts. `None` where no disk can be made; an error
+/// under `CI=true`, so that it cannot go unnoticed.
+fn run(test: &'static str, durable: bool, cuts: u64) -> Option<Seen> {
+    if let Ok(setup) = std::env::var(CHILD) {
+        child(&Setup::from_text(&setup));
+        return None;
+    }
+    let mut run = Run::new(test, durable);
+    if let Err(lacking) = run.cut_many(cuts) {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(
+            !ci,
+            "power cuts need root, ext4 and loop devices: {lacking}"
+        );
+        eprintln!("NOT RUN: power cuts need root, ext4 and loop devices: {lacking}");
+        return None;
+    }
+    eprintln!("{test}: {:?}", run.seen);
+    Some(run.seen)
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_power_cut() {
+    let test = "what_was_acknowledged_survives_a_power_cut";
+    if let Some(seen) = run(test, true, rounds(20)) {
+        assert_eq!((seen.refused, seen.lost, seen.wrong), (0, 0, 0), "{seen:?}");
+    }
+}
+
+/// The same without syncs must lose something, or the test above proves nothing.
+#[test]
+fn without_syncs_a_power_cut_loses_writes() {
+    let test = "without_syncs_a_power_cut_loses_writes";
+    if let Some(seen) = run(test, false, rounds(20)) {
+        assert_eq!(seen.wrong, 0, "{seen:?}");
+        let cuts = seen.cuts - seen.cuts_in_recovery;
+        assert!((seen.lost + seen.refused) * 10 > cuts * 9, "{seen:?}");
+    }
+}
