@@ -46,6 +46,7 @@ struct Setup {
     groups: u64,
     memtable_bytes: usize,
     durable: bool,
+    recycle_wal: bool,
     /// Acknowledgements in this life of the child after which it asks for the cut; zero asks
     /// before the store is opened.
     cut_after: u64,
@@ -60,6 +61,7 @@ impl Setup {
             self.groups.to_string(),
             self.memtable_bytes.to_string(),
             u8::from(self.durable).to_string(),
+            u8::from(self.recycle_wal).to_string(),
             self.cut_after.to_string(),
         ]
         .join("\n")
@@ -77,6 +79,7 @@ impl Setup {
             groups: number(),
             memtable_bytes: number() as usize,
             durable: number() == 1,
+            recycle_wal: number() == 1,
             cut_after: number(),
         }
     }
@@ -84,6 +87,7 @@ impl Setup {
     fn open(&self) -> Result<RaftStore> {
         let mut options = Options::default();
         options.memtable_bytes = self.memtable_bytes;
+        options.recycle_wal = self.recycle_wal;
         if !self.durable {
             options.fsync = FsyncPolicy::Never;
         }
@@ -211,6 +215,7 @@ struct Seen {
 struct Run {
     test: &'static str,
     durable: bool,
+    recycle_wal: bool,
     stop_at_first: bool,
     memtable_bytes: Option<usize>,
     random: fastrand::Rng,
@@ -218,13 +223,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(test: &'static str, durable: bool) -> Run {
+    fn new(test: &'static str, durable: bool, recycle_wal: bool) -> Run {
         let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
         let seed = number("RAFT_ROCKS_SEED").unwrap_or_else(|| fastrand::u64(..));
         eprintln!("RAFT_ROCKS_SEED={seed}");
         Run {
             test,
             durable,
+            recycle_wal,
             stop_at_first: durable && number("RAFT_ROCKS_CUT_KEEP") != Some(1),
             memtable_bytes: number("RAFT_ROCKS_CUT_MEMTABLE").map(|n| n as usize),
             random: fastrand::Rng::with_seed(seed),
@@ -257,6 +263,7 @@ impl Run {
                 .memtable_bytes
                 .unwrap_or(sizes[self.random.usize(..sizes.len())]),
             durable: self.durable,
+            recycle_wal: self.recycle_wal,
             cut_after: 0,
         };
         let mut groups: Vec<Group> = (0..setup.groups).map(|id| Group::new(&setup, id)).collect();
@@ -382,18 +389,15 @@ impl Group {
     }
 }
 
-fn rounds(default: u64) -> u64 {
-    std::env::var("RAFT_ROCKS_CUT_ROUNDS").map_or(default, |n| n.parse().unwrap())
-}
-
 /// Runs the test, or the child that it starts. `None` where no disk can be made; an error
 /// under `CI=true`, so that it cannot go unnoticed.
-fn run(test: &'static str, durable: bool, cuts: u64) -> Option<Seen> {
+fn run(test: &'static str, durable: bool, recycle_wal: bool) -> Option<Seen> {
     if let Ok(setup) = std::env::var(CHILD) {
         child(&Setup::from_text(&setup));
         return None;
     }
-    let mut run = Run::new(test, durable);
+    let mut run = Run::new(test, durable, recycle_wal);
+    let cuts = std::env::var("RAFT_ROCKS_CUT_ROUNDS").map_or(20, |n| n.parse().unwrap());
     if let Err(lacking) = run.cut_many(cuts) {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(
@@ -410,7 +414,15 @@ fn run(test: &'static str, durable: bool, cuts: u64) -> Option<Seen> {
 #[test]
 fn what_was_acknowledged_survives_a_power_cut() {
     let test = "what_was_acknowledged_survives_a_power_cut";
-    if let Some(seen) = run(test, true, rounds(20)) {
+    if let Some(seen) = run(test, true, false) {
+        assert_eq!((seen.refused, seen.lost, seen.wrong), (0, 0, 0), "{seen:?}");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_power_cut_with_recycled_logs() {
+    let test = "what_was_acknowledged_survives_a_power_cut_with_recycled_logs";
+    if let Some(seen) = run(test, true, true) {
         assert_eq!((seen.refused, seen.lost, seen.wrong), (0, 0, 0), "{seen:?}");
     }
 }
@@ -419,7 +431,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
 #[test]
 fn without_syncs_a_power_cut_loses_writes() {
     let test = "without_syncs_a_power_cut_loses_writes";
-    if let Some(seen) = run(test, false, rounds(20)) {
+    if let Some(seen) = run(test, false, false) {
         assert_eq!(seen.wrong, 0, "{seen:?}");
         let cuts = seen.cuts - seen.cuts_in_recovery;
         assert!((seen.lost + seen.refused) * 10 > cuts * 9, "{seen:?}");
