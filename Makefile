@@ -1,14 +1,14 @@
 # `make` alone lists the targets. Each installs what is missing first (scripts/setup).
 #
-# All targets but `bench` and `fuzz` use the dev profile, which builds RocksDB optimised
-# (Cargo.toml), so that tests, lints, documents, package and demo share its objects. They share one
-# target directory too: cargo keeps the artefacts of the two codecs side by side under different
-# hashes, so that switching rebuilds nothing. The second codec gives bindgen's own dependencies
-# other features, and with them RocksDB another hash; ccache spares its compilation.
+# All targets but `bench`, `microbench` and `fuzz` use the dev profile, which builds RocksDB
+# optimised (Cargo.toml), so that tests, lints, documents, package and demo share its objects. They
+# share one target directory too: cargo keeps the artefacts of the two codecs side by side under
+# different hashes, so that switching rebuilds nothing. The second codec gives bindgen's own
+# dependencies other features, and with them RocksDB another hash; ccache spares its compilation.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench package
+.PHONY: help setup demo test fuzz bench microbench package
 
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
@@ -44,7 +44,10 @@ fuzz: ## Runs each fuzz target for FUZZ_SECONDS (60) on nightly Rust; stops at t
 	@scripts/setup fuzz
 	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-bench: setup ## Runs the criterion benches in the bench profile; BENCH names one of them
+bench: setup ## Compares raft-rocks with its peers, side by side; COMPARE passes flags (--quick)
+	@$(STAGE) "comparison" cargo run --release $(LOCKED) --package raft-rocks-bench -- compare $(COMPARE)
+
+microbench: setup ## Runs the criterion benches in the bench profile; BENCH names one of them
 	@$(STAGE) "benches" cargo bench --bench '$(or $(BENCH),*)' $(PROST)
 
 package: setup ## Makes the crate as it would be published and builds it from its archive

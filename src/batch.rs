@@ -7,11 +7,12 @@
 //! installed snapshot, entries, hard state, commit, configuration and applied index, created
 //! snapshot, compaction.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, SnapshotMetadata};
 
-use crate::db::{Changes, Db, Sync};
+use crate::db::{Changes, Db};
 use crate::error::{Error, Result};
 use crate::group_state::GroupState;
 use crate::keys::{self, Meta};
@@ -27,6 +28,17 @@ const POINT_DELETES_MAX: u64 = 64;
 
 /// The last index a log can have: one more must still be a number.
 const INDEX_MAX: u64 = u64::MAX - 1;
+
+/// Whether a commit is synced before it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// Never: nothing that Raft acknowledges depends on it.
+    No,
+    /// As [`FsyncPolicy`] says.
+    ByPolicy,
+    /// Always: files are removed or handed out on the strength of it.
+    Force,
+}
 
 /// A snapshot on its way into the store: its record, and its file if it has one.
 #[derive(Debug)]
@@ -66,7 +78,8 @@ pub(crate) struct ApplicationPut {
 #[derive(Default)]
 pub(crate) struct Write<'a> {
     pub install: Option<IncomingSnapshot>,
-    pub entries: Vec<&'a [Entry]>,
+    /// Owned when the cache may keep them without another copy.
+    pub entries: Vec<Cow<'a, [Entry]>>,
     pub hard_state: Option<HardState>,
     pub commit: Option<u64>,
     pub conf_state: Option<(ConfState, u64)>,
@@ -90,8 +103,9 @@ pub(crate) struct Compact {
 }
 
 /// A write that has been checked and encoded.
-pub(crate) struct Staged {
+pub(crate) struct Staged<'a> {
     pub changes: Changes,
+    pub entries: Vec<Cow<'a, [Entry]>>,
     /// What holds once `changes` are committed.
     pub next: GroupState,
     pub sync: Sync,
@@ -110,7 +124,12 @@ pub(crate) struct Staged {
 /// # Errors
 /// The refusals of [`RaftMachineStorage`](crate::RaftMachineStorage)'s operations. Nothing
 /// was written, and files staged for the write are removed.
-pub(crate) fn stage(db: &Db, group: u64, state: &GroupState, write: Write<'_>) -> Result<Staged> {
+pub(crate) fn stage<'a>(
+    db: &Db,
+    group: u64,
+    state: &GroupState,
+    mut write: Write<'a>,
+) -> Result<Staged<'a>> {
     let mut draft = Draft {
         db,
         group,
@@ -123,7 +142,8 @@ pub(crate) fn stage(db: &Db, group: u64, state: &GroupState, write: Write<'_>) -
     };
     let has_application = !write.application.is_empty();
     let must_sync = write.must_sync;
-    draft.apply(write)?;
+    let entries = std::mem::take(&mut write.entries);
+    draft.apply(write, &entries)?;
     draft.next.check().map_err(|(expected, found)| {
         Error::invalid_batch(format!("it would leave {found} where {expected} is needed"))
     })?;
@@ -136,6 +156,7 @@ pub(crate) fn stage(db: &Db, group: u64, state: &GroupState, write: Write<'_>) -
     Ok(Staged {
         sync: sync_needed(state, &draft, must_sync),
         changes: draft.changes,
+        entries,
         next: draft.next,
         installed: draft.installed,
         kept_last: draft.kept_last,
@@ -182,14 +203,14 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn apply(&mut self, write: Write<'_>) -> Result<()> {
+    fn apply(&mut self, write: Write<'_>, entries: &[Cow<'_, [Entry]>]) -> Result<()> {
         if let Some(conf_state) = write.initialize {
             self.initialize(conf_state)?;
         }
         if let Some(snapshot) = write.install {
             self.install(snapshot)?;
         }
-        for entries in write.entries {
+        for entries in entries {
             self.append(entries)?;
         }
         if let Some(hard_state) = write.hard_state {

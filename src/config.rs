@@ -78,6 +78,11 @@ pub struct Options {
     /// RocksDB.
     pub entry_cache_bytes: usize,
 
+    /// What submitted writes of all groups may hold together before they are acknowledged, in
+    /// bytes; [`submit`](crate::Batch::submit) blocks beyond it. A single larger write is
+    /// taken when nothing else is under way. Default: 64 MiB. Minimum: 64 KiB.
+    pub write_queue_bytes: usize,
+
     /// The size of RocksDB's memtable, in bytes. Entries that are compacted away before it is
     /// flushed never reach a table file, so a larger one writes less. Default: 64 MiB.
     /// Minimum: 64 KiB. Ignored by [`with_db`](crate::RaftStore::with_db).
@@ -120,6 +125,7 @@ impl Default for Options {
             fsync: FsyncPolicy::Always,
             verify: VerifyOnOpen::Full,
             entry_cache_bytes: 32 << 20,
+            write_queue_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
             snapshot_inline_bytes_max: 64 << 10,
             snapshot_payload: SnapshotPayload::Inline,
@@ -134,6 +140,7 @@ impl Default for Options {
 /// The column family that holds the raft records of a store that owns its database.
 pub(crate) const RAFT_COLUMN_FAMILY: &str = "default";
 
+const WRITE_QUEUE_BYTES_MIN: usize = 64 << 10;
 const MEMTABLE_BYTES_MIN: usize = 64 << 10;
 const SNAPSHOT_INLINE_BYTES_MAX: usize = 64 << 20;
 const SYNC_INTERVAL_MIN: Duration = Duration::from_millis(1);
@@ -148,6 +155,9 @@ impl Options {
             && interval < SYNC_INTERVAL_MIN
         {
             return invalid("fsync", "an interval is at least 1 ms; use Always for less");
+        }
+        if self.write_queue_bytes < WRITE_QUEUE_BYTES_MIN {
+            return invalid("write_queue_bytes", "at least 65536 (64 KiB)");
         }
         if self.memtable_bytes < MEMTABLE_BYTES_MIN {
             return invalid("memtable_bytes", "at least 65536 (64 KiB)");
@@ -208,6 +218,10 @@ mod tests {
             "fsync"
         );
         assert_eq!(refused_field(|o| o.memtable_bytes = 1), "memtable_bytes");
+        assert_eq!(
+            refused_field(|o| o.write_queue_bytes = 1),
+            "write_queue_bytes"
+        );
         assert_eq!(
             refused_field(|o| o.snapshot_inline_bytes_max = usize::MAX),
             "snapshot_inline_bytes_max"

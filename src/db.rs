@@ -1,15 +1,14 @@
 //! The RocksDB handle; the only place that writes or syncs.
 //!
 //! Invariants:
-//! 1. A change reaches RocksDB in one atomic write batch, through [`Db::commit`] alone.
-//! 2. A sync is asked for explicitly, and happens in [`Db::commit`] or [`Db::sync`] alone.
+//! 1. A change reaches RocksDB in one atomic write batch, through [`Db::write`] alone.
+//! 2. A sync is asked for explicitly, and happens in [`Db::sync`] alone.
 //! 3. After a write or sync has failed, no later write or sync succeeds: the handle is
 //!    poisoned until the store is opened again. What the failed one left on disk is unknown,
 //!    and the kernel may report a later fsync as successful although pages were dropped
 //!    (PostgreSQL's "fsyncgate", 2018).
 //! 4. No write bypasses the write-ahead log, and nothing is ingested: sequence numbers in the
 //!    live logs are adjacent, which is what [`verify_wal`] proves at open.
-//! 5. `synced` never runs ahead of a completed sync.
 //!
 //! An iterator's end is believed only after its status was checked, every iterator seeks in
 //! total order, and none reads below a group's first entry (rule 20 of the contract).
@@ -18,19 +17,16 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rocksdb::statistics::Ticker;
 use rocksdb::{
     ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ReadOptions, WriteBatch,
     WriteOptions,
 };
 
-use crate::config::{FsyncPolicy, Options, RAFT_COLUMN_FAMILY};
+use crate::config::{Options, RAFT_COLUMN_FAMILY};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::record::{self, StoreFormat};
@@ -39,26 +35,6 @@ use crate::wal_scan;
 
 const DATABASE_DIR: &str = "db";
 const LOCK_FILE: &str = "lock";
-
-/// Whether a commit is synced before it returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sync {
-    /// Never: nothing that Raft acknowledges depends on it.
-    No,
-    /// As [`FsyncPolicy`] says.
-    ByPolicy,
-    /// Always: files are removed or handed out on the strength of it.
-    Force,
-}
-
-/// What a commit has reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Committed {
-    /// RocksDB's sequence number once the write was in; a sync that covers it covers the write.
-    pub sequence: u64,
-    /// Whether the write is durable already.
-    pub synced: bool,
-}
 
 /// The database type of [`RaftStore::with_db`](crate::RaftStore::with_db).
 pub type Database = DB;
@@ -79,12 +55,48 @@ pub(crate) struct Changes {
     batch: WriteBatch,
 }
 
+impl Changes {
+    /// What they hold in memory, and will take in the log.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batch.size_in_bytes()
+    }
+}
+
+/// A batch as RocksDB keeps it: sequence number (8), count of records (4), records
+/// (`db/write_batch.cc`).
+const BATCH_HEADER_LEN: usize = 12;
+
+/// One batch of the records of all. Bytes are joined: RocksDB's C interface cannot append one
+/// batch to another.
+fn merge(changes: &[Changes]) -> WriteBatch {
+    let records = |changes: &Changes| changes.batch.size_in_bytes() - BATCH_HEADER_LEN;
+    let bytes = BATCH_HEADER_LEN + changes.iter().map(records).sum::<usize>();
+    let count = changes
+        .iter()
+        .map(|changes| changes.batch.len())
+        .sum::<usize>();
+    let mut merged = Vec::with_capacity(bytes);
+    merged.extend_from_slice(&[0; 8]);
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    merged.extend_from_slice(&count.to_le_bytes());
+    for changes in changes {
+        let records = changes.batch.data().get(BATCH_HEADER_LEN..);
+        merged.extend_from_slice(records.unwrap_or_default());
+    }
+    WriteBatch::from_data(&merged)
+}
+
 /// The database, shared by every group of a store.
 pub(crate) struct Db {
-    core: Arc<Core>,
-    syncer: Option<Syncer>,
+    rocks: Arc<DB>,
+    column_family: String,
+    poison: Poison,
+    statistics: Option<rocksdb::Options>,
     /// `None` for a database of our own: its directory is locked.
     claim: Option<FamilyClaim>,
+    /// `None` for a database that is not ours. Fields are dropped in order: the directory is
+    /// unlocked when RocksDB is closed.
+    _lock: Option<File>,
 }
 
 /// A column family of somebody else's database, claimed in this process: two stores on it
@@ -114,21 +126,6 @@ impl Drop for FamilyClaim {
     }
 }
 
-/// Fields are dropped in this order: the directory is unlocked when RocksDB is closed.
-struct Core {
-    rocks: Arc<DB>,
-    column_family: String,
-    fsync: FsyncPolicy,
-    poison: Poison,
-    /// Everything up to this sequence number has been synced.
-    synced: AtomicU64,
-    /// Whether something has been written since the last sync began.
-    dirty: AtomicBool,
-    statistics: Option<rocksdb::Options>,
-    /// `None` for a database that is not ours.
-    _lock: Option<File>,
-}
-
 #[derive(Default)]
 struct Poison {
     cause: OnceLock<Arc<str>>,
@@ -138,9 +135,14 @@ impl Poison {
     fn check(&self) -> Result<()> {
         match self.cause.get() {
             None => Ok(()),
-            Some(cause) => Err(Error::Poisoned {
-                cause: Arc::clone(cause),
-            }),
+            Some(_) => Err(self.refusal()),
+        }
+    }
+
+    fn refusal(&self) -> Error {
+        let cause = self.cause.get().map(Arc::clone);
+        Error::Poisoned {
+            cause: cause.unwrap_or_else(|| "a write or sync failed".into()),
         }
     }
 
@@ -154,12 +156,11 @@ impl Poison {
 /// embedder builds `rocksdb` with `multi-threaded-cf`.
 macro_rules! raft_family {
     ($db:expr) => {
-        $db.core
-            .rocks
-            .cf_handle(&$db.core.column_family)
+        $db.rocks
+            .cf_handle(&$db.column_family)
             .ok_or_else(|| Error::InvalidOptions {
                 field: "column_family",
-                reason: format!("{:?} was dropped from the database", $db.core.column_family),
+                reason: format!("{:?} was dropped from the database", $db.column_family),
             })?
     };
 }
@@ -192,17 +193,11 @@ impl Db {
         let rocks = DB::open_cf_descriptors(&rocks_options, &path, descriptors(options, families))
             .map_err(|e| opening(&path, e))?;
         let statistics = options.statistics.then_some(rocks_options);
-        Db::start(
-            Arc::new(rocks),
-            RAFT_COLUMN_FAMILY,
-            options,
-            statistics,
-            Some(lock),
-        )
+        Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, statistics, Some(lock))
     }
 
     /// Uses a column family of a database that somebody else opened.
-    pub(crate) fn with_db(rocks: Arc<DB>, column_family: &str, options: &Options) -> Result<Db> {
+    pub(crate) fn with_db(rocks: Arc<DB>, column_family: &str) -> Result<Db> {
         if rocks.cf_handle(column_family).is_none() {
             return Err(Error::InvalidOptions {
                 field: "column_family",
@@ -213,7 +208,7 @@ impl Db {
             });
         }
         let claim = FamilyClaim::new(&rocks, column_family)?;
-        let mut db = Db::start(rocks, column_family, options, None, None)?;
+        let mut db = Db::start(rocks, column_family, None, None)?;
         db.claim = Some(claim);
         Ok(db)
     }
@@ -221,29 +216,18 @@ impl Db {
     fn start(
         rocks: Arc<DB>,
         column_family: &str,
-        options: &Options,
         statistics: Option<rocksdb::Options>,
         lock: Option<File>,
     ) -> Result<Db> {
-        let core = Arc::new(Core {
+        let db = Db {
             rocks,
             column_family: column_family.to_owned(),
-            fsync: options.fsync,
             poison: Poison::default(),
-            synced: AtomicU64::new(0),
-            dirty: AtomicBool::new(false),
             statistics,
-            _lock: lock,
-        });
-        let mut db = Db {
-            core,
-            syncer: None,
             claim: None,
+            _lock: lock,
         };
         db.check_format()?;
-        if let FsyncPolicy::Interval(interval) = options.fsync {
-            db.syncer = Some(Syncer::start(&db.core, interval)?);
-        }
         Ok(db)
     }
 
@@ -272,30 +256,31 @@ impl Db {
         };
         let mut changes = Changes::default();
         self.put(&mut changes, keys::FORMAT, &record::encode_format(&format))?;
-        self.commit(changes, Sync::Force).map(|_| ())
+        self.write(vec![changes])?;
+        self.sync()
     }
 
     /// The database itself, for reading the application's column families.
     pub(crate) fn rocks(&self) -> &DB {
-        &self.core.rocks
+        &self.rocks
     }
 
     /// RocksDB's counters, when they are kept.
     pub(crate) fn counters(&self) -> Option<Counters> {
-        self.core.statistics.as_ref().map(|options| Counters {
+        self.statistics.as_ref().map(|options| Counters {
             wal_syncs: options.get_ticker_count(Ticker::WalFileSynced),
             wal_bytes: options.get_ticker_count(Ticker::WalFileBytes),
         })
     }
 
-    /// Everything up to this sequence number is durable.
-    pub(crate) fn synced(&self) -> u64 {
-        self.core.synced.load(Ordering::Acquire)
-    }
-
     /// Refuses when an earlier write or sync has failed.
     pub(crate) fn check_poison(&self) -> Result<()> {
-        self.core.poison.check()
+        self.poison.check()
+    }
+
+    /// The error of everything after a failure.
+    pub(crate) fn poisoned(&self) -> Error {
+        self.poison.refusal()
     }
 
     /// Adds a raft record to `changes`.
@@ -332,13 +317,13 @@ impl Db {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<()> {
-        if family == self.core.column_family {
+        if family == self.column_family {
             return Err(Error::invalid_batch(format!(
                 "column family {family:?} holds the raft records; put the application's data \
                  into another one"
             )));
         }
-        let Some(handle) = self.core.rocks.cf_handle(family) else {
+        let Some(handle) = self.rocks.cf_handle(family) else {
             return Err(Error::invalid_batch(format!(
                 "there is no column family {family:?}; name it in Options::column_families"
             )));
@@ -352,47 +337,46 @@ impl Db {
         Ok(())
     }
 
-    /// Writes `changes`, all or none of them, and syncs when asked.
+    /// Writes all `changes`, in order, as one: all or none of them. Not synced.
     ///
     /// # Errors
     /// [`Error::Rocks`]: whether the changes reached the disk is unknown; the handle is
     /// poisoned. [`Error::Poisoned`]: nothing was written.
-    pub(crate) fn commit(&self, changes: Changes, sync: Sync) -> Result<Committed> {
-        self.core.poison.check()?;
-        let synced = match sync {
-            Sync::No => false,
-            Sync::ByPolicy => self.core.fsync == FsyncPolicy::Always,
-            Sync::Force => true,
+    pub(crate) fn write(&self, mut changes: Vec<Changes>) -> Result<()> {
+        self.poison.check()?;
+        let batch = match changes.pop() {
+            Some(only) if changes.is_empty() => only.batch,
+            Some(last) => {
+                changes.push(last);
+                merge(&changes)
+            }
+            None => return Ok(()),
         };
-        let before = self.core.rocks.latest_sequence_number();
-        let mut write = WriteOptions::default();
-        write.set_sync(synced);
-        let written = self.core.rocks.write_opt(changes.batch, &write);
-        written.map_err(|e| self.core.fail(Error::rocks("write")(e)))?;
-        // After the write: a background sync that began before it may not have covered it.
-        self.core.dirty.store(true, Ordering::Release);
-        if synced {
-            // The log is synced as a whole: what was in it before this write is durable too.
-            self.core.synced.fetch_max(before, Ordering::AcqRel);
-        }
-        Ok(Committed {
-            sequence: self.core.rocks.latest_sequence_number(),
-            synced,
-        })
+        self.rocks
+            .write_opt(batch, &WriteOptions::default())
+            .map_err(|e| self.fail(Error::rocks("write")(e)))
     }
 
     /// Makes everything written so far durable.
     ///
     /// # Errors
-    /// As [`Db::commit`].
+    /// As [`Db::write`].
     pub(crate) fn sync(&self) -> Result<()> {
-        self.core.sync()
+        self.poison.check()?;
+        self.rocks
+            .flush_wal(true)
+            .map_err(|e| self.fail(Error::rocks("sync")(e)))
+    }
+
+    fn fail(&self, error: Error) -> Error {
+        self.poison.set(&error);
+        log::error!("the store refuses to write from here on: {error}");
+        error
     }
 
     /// The value of one raft record.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.core
-            .rocks
+        self.rocks
             .get_cf(&raft_family!(self), key)
             .map_err(Error::rocks("read"))
     }
@@ -410,10 +394,7 @@ impl Db {
         if let Some(high) = high {
             read.set_iterate_upper_bound(high);
         }
-        let mut iterator = self
-            .core
-            .rocks
-            .raw_iterator_cf_opt(&raft_family!(self), read);
+        let mut iterator = self.rocks.raw_iterator_cf_opt(&raft_family!(self), read);
         iterator.seek(low);
         while let Some((key, value)) = iterator.item() {
             if visit(key, value)?.is_break() {
@@ -422,84 +403,6 @@ impl Db {
             iterator.next();
         }
         iterator.status().map_err(Error::rocks("read"))
-    }
-}
-
-impl Core {
-    fn fail(&self, error: Error) -> Error {
-        self.poison.set(&error);
-        log::error!("the store refuses to write from here on: {error}");
-        error
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.poison.check()?;
-        self.dirty.store(false, Ordering::Release);
-        let before = self.rocks.latest_sequence_number();
-        self.rocks
-            .flush_wal(true)
-            .map_err(|e| self.fail(Error::rocks("sync")(e)))?;
-        self.synced.fetch_max(before, Ordering::AcqRel);
-        Ok(())
-    }
-}
-
-impl Drop for Db {
-    /// Close syncs. Nobody is left to hear of a failure, so it is logged;
-    /// [`close`](crate::RaftStore::close) returns it.
-    fn drop(&mut self) {
-        self.syncer = None;
-        if self.core.dirty.load(Ordering::Acquire)
-            && self.core.poison.check().is_ok()
-            && let Err(e) = self.core.sync()
-        {
-            log::error!("the sync at close failed: {e}");
-        }
-    }
-}
-
-/// The background thread of [`FsyncPolicy::Interval`]. Stopped and joined when dropped.
-struct Syncer {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Syncer {
-    fn start(core: &Arc<Core>, interval: Duration) -> Result<Syncer> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let (theirs, core) = (Arc::clone(&stop), Arc::downgrade(core));
-        let thread = thread::Builder::new()
-            .name("raft-rocks-sync".to_owned())
-            .spawn(move || sync_every(interval, &theirs, &core))
-            .map_err(|e| Error::io("start the sync thread of", Path::new("the store"), e))?;
-        Ok(Syncer {
-            stop,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Syncer {
-    fn drop(&mut self) {
-        *self.stop.0.lock() = true;
-        self.stop.1.notify_all();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the sync thread panicked");
-        }
-    }
-}
-
-fn sync_every(interval: Duration, stop: &(Mutex<bool>, Condvar), core: &Weak<Core>) {
-    let mut stopped = stop.0.lock();
-    while !*stopped {
-        let _ = stop.1.wait_for(&mut stopped, interval);
-        let Some(core) = core.upgrade() else { return };
-        if core.dirty.load(Ordering::Acquire) && core.sync().is_err() {
-            // Poisoned: whoever writes next is told.
-            return;
-        }
     }
 }
 

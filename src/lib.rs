@@ -117,11 +117,13 @@ compile_error!(
 #[cfg(not(any(feature = "prost-codec", feature = "protobuf-codec")))]
 compile_error!("raft-rs needs a codec: enable prost-codec or protobuf-codec");
 
+mod async_fetch;
 mod batch;
 mod config;
 mod db;
 mod entry_cache;
 mod error;
+mod group_commit;
 mod group_state;
 pub mod keys;
 mod raft_log;
@@ -137,6 +139,7 @@ mod wal_scan;
 pub use config::{FsyncPolicy, Options, SnapshotPayload, VerifyOnOpen};
 pub use db::Counters;
 pub use error::{Error, Result};
+pub use group_commit::queue::{Backlog, CommitStats};
 pub use raft;
 pub use rocksdb;
 pub use snapshot::{SnapshotReader, SnapshotReference, SnapshotWriter, StagedSnapshot};

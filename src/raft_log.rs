@@ -3,11 +3,14 @@
 //! Invariants:
 //! 1. One writer at a time: `writer` is held from checking a write against the state to
 //!    putting the new state in place. Readers never wait for a sync.
-//! 2. Memory follows disk: `memory` changes only after the write has succeeded.
+//! 2. Memory follows disk: for a blocking write `memory` changes only after it has succeeded.
+//!    A submitted write is in `memory` at once, marked as not persisted, and its entries are
+//!    pinned in the cache until it is acknowledged: nothing on disk can answer for them.
 //! 3. What is read from RocksDB is checked against the bounds and terms in memory, and read
 //!    again without a writer beside it before it is called damaged: a reader may see a
 //!    truncation on disk before it sees it in memory.
 
+use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +19,12 @@ use parking_lot::{Mutex, RwLock};
 use protobuf::Message as _;
 use raft::eraftpb::{self, Entry, SnapshotMetadata};
 
-use crate::batch::{self, IncomingSnapshot, Staged, Write};
+use crate::batch::{self, IncomingSnapshot, Staged, Sync, Write};
 use crate::config::Options;
-use crate::db::{Committed, Db, Sync};
+use crate::db::Db;
 use crate::entry_cache::EntryCache;
 use crate::error::{Error, Result};
+use crate::group_commit::{Committed, GroupCommit, OnDurable};
 use crate::group_state::GroupState;
 use crate::keys;
 use crate::record::{self, SnapshotFile, SnapshotRecord};
@@ -33,11 +37,13 @@ const FETCH_CAPACITY_MAX: u64 = 1024;
 /// One group of a store.
 pub(crate) struct RaftLog {
     db: Arc<Db>,
+    commits: Arc<GroupCommit>,
     group: u64,
     snapshots: SnapshotDir,
     snapshot_inline_bytes_max: usize,
     writer: Mutex<()>,
-    memory: RwLock<Memory>,
+    /// Shared with the acknowledgements of submitted writes.
+    memory: Arc<RwLock<Memory>>,
     destroyed: AtomicBool,
 }
 
@@ -45,6 +51,46 @@ struct Memory {
     state: GroupState,
     cache: EntryCache,
     persisted: Persisted,
+    /// Submitted and not yet acknowledged, in order.
+    pending: VecDeque<Pending>,
+}
+
+impl Memory {
+    /// The first index that only memory answers for.
+    fn pinned_from(&self) -> u64 {
+        let changed = self.pending.iter().map(|pending| pending.changed_from);
+        changed.min().unwrap_or(u64::MAX)
+    }
+}
+
+/// A submitted write, until it is acknowledged.
+struct Pending {
+    /// What it has changed: nothing on disk answers for that yet.
+    changed_from: u64,
+    /// The snapshot file that goes once the record that replaces it is durable.
+    replaced: Option<SnapshotFile>,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Pending {
+            changed_from: u64::MAX,
+            replaced: None,
+        }
+    }
+}
+
+/// A submitted write is on disk; runs before its callback.
+fn acknowledge(memory: &RwLock<Memory>, snapshots: &SnapshotDir) {
+    let mut memory = memory.write();
+    let acknowledged = memory.pending.pop_front();
+    let pinned = memory.pinned_from();
+    memory.cache.pin(pinned);
+    memory.cache.evict();
+    drop(memory);
+    if let Some(file) = acknowledged.and_then(|pending| pending.replaced) {
+        snapshots.discard(&file);
+    }
 }
 
 /// How much of the log is durable.
@@ -61,16 +107,17 @@ struct Persisted {
     newest: Option<Mark>,
 }
 
-/// A write that was not synced: what is durable once a sync has covered it.
+/// A write that is not known to be durable: what is once a sync has covered it.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
-    sequence: u64,
+    ticket: u64,
     last: u64,
 }
 
 impl Persisted {
-    fn index(&self, last: u64, synced: u64) -> u64 {
-        let covered = |mark: &Mark| mark.sequence <= synced;
+    /// `durable` is the ticket up to which everything is.
+    fn index(&self, last: u64, durable: u64) -> u64 {
+        let covered = |mark: &Mark| mark.ticket <= durable;
         match (&self.newest, &self.waiting) {
             (None, _) => last,
             (Some(newest), _) if covered(newest) => last,
@@ -81,8 +128,8 @@ impl Persisted {
 
     /// After an unsynced write to a log that ended at `last`, which left it as it was up to
     /// `kept` and made it end where `newest` says.
-    fn after_write(&self, last: u64, kept: u64, newest: Mark, synced: u64) -> Persisted {
-        let uncovered = |mark: &Mark| mark.sequence > synced;
+    fn after_write(&self, last: u64, kept: u64, newest: Mark, durable: u64) -> Persisted {
+        let uncovered = |mark: &Mark| mark.ticket > durable;
         let waiting = self
             .waiting
             .filter(uncovered)
@@ -92,7 +139,7 @@ impl Persisted {
             ..mark
         });
         Persisted {
-            floor: self.index(last, synced).min(kept),
+            floor: self.index(last, durable).min(kept),
             waiting: Some(waiting.unwrap_or(newest)),
             newest: Some(newest),
         }
@@ -103,6 +150,7 @@ impl RaftLog {
     /// Opens a group, verifying what is on disk.
     pub(crate) fn open(
         db: Arc<Db>,
+        commits: Arc<GroupCommit>,
         group: u64,
         snapshots: SnapshotDir,
         options: &Options,
@@ -114,14 +162,16 @@ impl RaftLog {
             state,
             cache: EntryCache::new(0),
             persisted: Persisted::default(),
+            pending: VecDeque::new(),
         };
         Ok(RaftLog {
             db,
+            commits,
             group,
             snapshots,
             snapshot_inline_bytes_max: options.snapshot_inline_bytes_max,
             writer: Mutex::new(()),
-            memory: RwLock::new(memory),
+            memory: Arc::new(RwLock::new(memory)),
             destroyed: AtomicBool::new(false),
         })
     }
@@ -144,28 +194,88 @@ impl RaftLog {
         let memory = self.memory.read();
         memory
             .persisted
-            .index(memory.state.last_index(), self.db.synced())
+            .index(memory.state.last_index(), self.commits.durable())
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        self.db.sync()
+        self.commits.barrier(Sync::Force)
     }
 
     /// Puts one write on disk, whole or not at all, then takes its result into memory.
     ///
     /// # Errors
     /// Refusals leave everything as it was. [`Error::Rocks`] and [`Error::Poisoned`]: see
-    /// [`Db::commit`].
+    /// [`GroupCommit::commit`].
     pub(crate) fn write(&self, write: Write<'_>) -> Result<()> {
-        let entries = write.entries.clone();
+        self.commits.check_thread()?;
         let _writer = self.writer.lock();
+        let mut staged = self.stage(write)?;
+        if staged.is_empty {
+            // Nothing to write, but perhaps something to wait for.
+            return match staged.sync {
+                Sync::No => Ok(()),
+                sync => self.commits.barrier(sync),
+            };
+        }
+        let changes = std::mem::take(&mut staged.changes);
+        let committed = self.commits.commit(changes, staged.sync)?;
+        let mut memory = self.memory.write();
+        let replaced = self.take_into(&mut memory, staged, committed);
+        drop(memory);
+        // Only now: a reader that finds the file gone must find the new record in memory.
+        if let Some(file) = replaced {
+            self.snapshots.discard(&file);
+        }
+        Ok(())
+    }
+
+    /// Takes one write into memory and hands it to the group commit; `on_durable` is told how
+    /// it ended, in order.
+    ///
+    /// # Errors
+    /// Refusals leave everything as it was, and `on_durable` is not called.
+    pub(crate) fn submit(&self, write: Write<'_>, on_durable: OnDurable) -> Result<()> {
+        self.commits.check_thread()?;
+        let _writer = self.writer.lock();
+        let mut staged = self.stage(write)?;
+        let changes = std::mem::take(&mut staged.changes);
+        let changes = (!staged.is_empty).then_some(changes);
+        let reserved = self.commits.reserve(changes, staged.sync)?;
+
+        // Held until the state is in place: the acknowledgement, which may come at any time
+        // from here on, waits for it.
+        let mut memory = self.memory.write();
+        let (theirs, snapshots) = (Arc::clone(&self.memory), self.snapshots.clone());
+        let submitted = reserved.submit(Box::new(move |result| {
+            if result.is_ok() {
+                acknowledge(&theirs, &snapshots);
+            }
+            on_durable(result);
+        }))?;
+        let mut pending = Pending::default();
+        if !staged.is_empty {
+            pending.changed_from = staged.kept_last.saturating_add(1);
+            let pinned = memory.pinned_from().min(pending.changed_from);
+            memory.cache.pin(pinned);
+            let committed = Committed {
+                ticket: submitted.ticket,
+                durable: false,
+            };
+            pending.replaced = self.take_into(&mut memory, staged, committed);
+        }
+        memory.pending.push_back(pending);
+        drop(memory);
+        // Goes on from here, perhaps in this thread.
+        drop(submitted);
+        Ok(())
+    }
+
+    /// Checks a write and encodes it; the files it brings are kept from here on.
+    fn stage<'a>(&self, write: Write<'a>) -> Result<Staged<'a>> {
         self.check_alive()?;
         self.db.check_poison()?;
         let old = self.memory.read().state.clone();
         let mut staged = batch::stage(&self.db, self.group, &old, write)?;
-        if staged.is_empty {
-            return Ok(());
-        }
         for file in &staged.new_files {
             file.check_present()?;
         }
@@ -174,36 +284,29 @@ impl RaftLog {
             .new_files
             .drain(..)
             .for_each(snapshot::StagedSnapshot::keep);
-        let changes = std::mem::take(&mut staged.changes);
-        let committed = self.db.commit(changes, staged.sync)?;
-        let forced = staged.sync == Sync::Force;
-        self.take_into_memory(staged, &entries, committed);
-        // Only now: a reader that finds the file gone must find the new record in memory.
-        if let Some(file) = file_of(&old)
-            && self.state(|state| file_of(state) != Some(file))
-        {
-            debug_assert!(
-                forced,
-                "the record that replaces a file's is durable before it goes"
-            );
-            self.snapshots.discard(file);
-        }
-        Ok(())
+        Ok(staged)
     }
 
-    fn take_into_memory(&self, staged: Staged, entries: &[&[Entry]], committed: Committed) {
-        let mut memory = self.memory.write();
-        memory.persisted = if committed.synced {
+    /// Puts what a write leaves into memory; returns the snapshot file that it replaces.
+    fn take_into(
+        &self,
+        memory: &mut Memory,
+        staged: Staged<'_>,
+        committed: Committed,
+    ) -> Option<SnapshotFile> {
+        let old = file_of(&memory.state).cloned();
+        let forced = staged.sync == Sync::Force;
+        memory.persisted = if committed.durable {
             Persisted::default()
         } else {
             let newest = Mark {
-                sequence: committed.sequence,
+                ticket: committed.ticket,
                 last: staged.next.last_index(),
             };
-            let (last, synced) = (memory.state.last_index(), self.db.synced());
+            let (last, durable) = (memory.state.last_index(), self.commits.durable());
             memory
                 .persisted
-                .after_write(last, staged.kept_last, newest, synced)
+                .after_write(last, staged.kept_last, newest, durable)
         };
         if staged.installed {
             memory.cache.clear();
@@ -211,11 +314,17 @@ impl RaftLog {
         memory
             .cache
             .truncate_from(staged.kept_last.saturating_add(1));
-        for entries in entries {
+        for entries in staged.entries {
             memory.cache.append(entries);
         }
         memory.cache.compact(staged.next.first_index());
         memory.state = staged.next;
+        let replaced = old.filter(|file| file_of(&memory.state) != Some(file));
+        debug_assert!(
+            replaced.is_none() || forced,
+            "the record that replaces a file's is durable before it goes"
+        );
+        replaced
     }
 
     fn check_alive(&self) -> Result<()> {
@@ -227,9 +336,10 @@ impl RaftLog {
 
     /// Removes everything the group has; later calls are refused.
     pub(crate) fn destroy(&self) -> Result<()> {
+        self.commits.check_thread()?;
         let _writer = self.writer.lock();
         self.check_alive()?;
-        destroy(&self.db, self.group, &self.snapshots)?;
+        destroy(&self.db, &self.commits, self.group, &self.snapshots)?;
         self.destroyed.store(true, Ordering::Release);
         self.memory.write().cache.clear();
         Ok(())
@@ -242,6 +352,7 @@ impl RaftLog {
             return Ok(entries);
         }
         // A write went on beside the read, or the disk is damaged: look again without one.
+        self.commits.check_thread()?;
         let _writer = self.writer.lock();
         match self.try_fetch(low, high, max_size)? {
             Some(entries) => Ok(entries),
@@ -256,6 +367,43 @@ impl RaftLog {
                 ))
             }
         }
+    }
+
+    /// As [`RaftLog::fetch`], when nothing has to be read from RocksDB.
+    pub(crate) fn fetch_cached(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: Option<u64>,
+    ) -> Result<Option<Vec<Entry>>> {
+        let mut fetched = Fetched::new(low, high, max_size);
+        let cold = self.with_range(low, high, |memory| fetched.take_cached(&memory.cache))?;
+        Ok(cold.is_empty().then_some(fetched.entries))
+    }
+
+    /// As [`RaftLog::fetch`], from entries that were fetched before, if they are still those
+    /// of the log.
+    pub(crate) fn take_fetched(
+        &self,
+        entries: Vec<Entry>,
+        low: u64,
+        high: u64,
+        max_size: Option<u64>,
+    ) -> Result<Option<Vec<Entry>>> {
+        let wanted = entries.into_iter().take_while(|entry| entry.index < high);
+        let mut fetched = Fetched::new(low, high, max_size);
+        self.with_range(low, high, |memory| {
+            let terms = &memory.state.terms;
+            for entry in wanted {
+                if terms.term(entry.index) != Some(entry.term) {
+                    return None;
+                }
+                if !fetched.push(entry) {
+                    break;
+                }
+            }
+            (!fetched.entries.is_empty()).then_some(fetched.entries)
+        })
     }
 
     /// `None` when what was read does not fit the bounds and terms in memory.
@@ -391,8 +539,13 @@ impl RaftLog {
 }
 
 /// Removes everything that `group` has on disk, durably; nothing of it is read.
-pub(crate) fn destroy(db: &Db, group: u64, snapshots: &SnapshotDir) -> Result<()> {
-    db.commit(batch::stage_destroy(db, group)?, Sync::Force)?;
+pub(crate) fn destroy(
+    db: &Db,
+    commits: &GroupCommit,
+    group: u64,
+    snapshots: &SnapshotDir,
+) -> Result<()> {
+    commits.commit(batch::stage_destroy(db, group)?, Sync::Force)?;
     // The group is gone; a file that stays is removed at the next open.
     if let Err(e) = snapshots.remove_orphans(|id, _| id == group) {
         log::warn!("{e}");

@@ -12,10 +12,13 @@ use parking_lot::{Mutex, RwLock};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Ready, StorageError};
 
-use crate::batch::{ApplicationPut, Compact, IncomingSnapshot, Write};
+use crate::async_fetch::{Fetcher, Fetches, Told};
+use crate::batch::{self, ApplicationPut, Compact, IncomingSnapshot, Write};
 use crate::config::{Options, SnapshotPayload};
 use crate::db::{self, Counters, Database, Db};
 use crate::error::{Error, Result};
+use crate::group_commit::GroupCommit;
+use crate::group_commit::queue::{Backlog, CommitStats};
 use crate::raft_log::{self, RaftLog, metadata_of};
 use crate::record;
 use crate::recovery;
@@ -32,7 +35,10 @@ pub struct RaftStore {
 }
 
 struct StoreInner {
+    /// Dropped first: what it reads keeps the rest alive.
+    fetcher: Mutex<Option<Fetcher>>,
     db: Arc<Db>,
+    commits: Arc<GroupCommit>,
     options: Options,
     snapshots: SnapshotDir,
     groups: Mutex<BTreeMap<u64, Arc<Group>>>,
@@ -40,7 +46,8 @@ struct StoreInner {
 
 /// What all handles of a group share.
 struct Group {
-    log: RaftLog,
+    log: Arc<RaftLog>,
+    fetches: RwLock<Option<Arc<Fetches>>>,
     producer: RwLock<Option<Arc<dyn SnapshotProducer>>>,
     producing: Arc<AtomicBool>,
 }
@@ -76,7 +83,7 @@ impl RaftStore {
         let snapshots = options.snapshot_dir.clone();
         let snapshots =
             snapshots.unwrap_or_else(|| db::snapshot_dir_of_family(db.path(), column_family));
-        let db = Db::with_db(db, column_family, &options)?;
+        let db = Db::with_db(db, column_family)?;
         RaftStore::start(db, SnapshotDir::open(snapshots)?, options)
     }
 
@@ -85,8 +92,12 @@ impl RaftStore {
         let known = recovery::list_groups(&db)?;
         snapshots.remove_orphans(|group, _| known.binary_search(&group).is_err())?;
         let groups = Mutex::new(BTreeMap::new());
+        let db = Arc::new(db);
+        let commits = GroupCommit::start(Arc::clone(&db), &options)?;
         let inner = StoreInner {
-            db: Arc::new(db),
+            fetcher: Mutex::new(None),
+            db,
+            commits: Arc::new(commits),
             options,
             snapshots,
             groups,
@@ -111,11 +122,13 @@ impl RaftStore {
                 group: Arc::clone(group),
             });
         }
-        let (db, snapshots) = (Arc::clone(&self.inner.db), self.inner.snapshots.clone());
-        let log = RaftLog::open(db, id, snapshots, &self.inner.options)?;
+        let (db, commits) = (Arc::clone(&self.inner.db), Arc::clone(&self.inner.commits));
+        let snapshots = self.inner.snapshots.clone();
+        let log = RaftLog::open(db, commits, id, snapshots, &self.inner.options)?;
         let producing = Arc::new(AtomicBool::new(false));
         let group = Arc::new(Group {
-            log,
+            log: Arc::new(log),
+            fetches: RwLock::new(None),
             producer: RwLock::new(None),
             producing,
         });
@@ -153,7 +166,10 @@ impl RaftStore {
         let mut groups = self.inner.groups.lock();
         match groups.get(&id) {
             Some(group) => group.log.destroy()?,
-            None => raft_log::destroy(&self.inner.db, id, &self.inner.snapshots)?,
+            None => {
+                let inner = &self.inner;
+                raft_log::destroy(&inner.db, &inner.commits, id, &inner.snapshots)?;
+            }
         }
         groups.remove(&id);
         self.share_cache(&groups);
@@ -166,7 +182,7 @@ impl RaftStore {
     /// [`Error::Rocks`]: the sync failed, and the store is poisoned. [`Error::Poisoned`]: an
     /// earlier write or sync failed.
     pub fn sync(&self) -> Result<()> {
-        self.inner.db.sync()
+        self.inner.commits.barrier(batch::Sync::Force)
     }
 
     /// Syncs, and reports what dropping the handle could only log. The directory is free when
@@ -184,6 +200,18 @@ impl RaftStore {
     /// the store.
     pub fn database(&self) -> &Database {
         self.inner.db.rocks()
+    }
+
+    /// What has been submitted and not yet acknowledged, in all groups: a driver that sees it
+    /// grow slows its proposals down before [`Batch::submit`] blocks.
+    pub fn backlog(&self) -> Backlog {
+        self.inner.commits.backlog()
+    }
+
+    /// What has gone through the group commit since the store was opened: how many writes
+    /// became one, how often one sync served several.
+    pub fn commit_stats(&self) -> CommitStats {
+        self.inner.commits.stats()
     }
 
     /// RocksDB's own counters; `None` unless [`Options::statistics`] is on.
@@ -244,6 +272,60 @@ impl RaftMachineStorage {
     /// As [`Batch::write`].
     pub fn write_ready(&self, ready: &Ready) -> Result<()> {
         self.batch().ready(ready).write()
+    }
+
+    /// Submits everything a `Ready` holds as one atomic write, and returns without waiting for
+    /// the disk: for use with `RawNode::advance_append_async`. Its entries are moved out of
+    /// the Ready, so take what else you need of them (there is nothing, in a usual driver)
+    /// beforehand. What it held can be read when this returns, as raft expects (rule 7 of
+    /// `docs/testing.md`); `on_durable` gets `Ok` when `RawNode::on_persist_ready` may be
+    /// called with the Ready's number and its `persisted_messages` may leave. See
+    /// [`Batch::submit`] for the rules of the callback.
+    ///
+    /// ```
+    /// # use raft_rocks::raft::{Config, RawNode};
+    /// # use raft_rocks::{Options, RaftMachineStorage};
+    /// # use std::sync::mpsc;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let storage = RaftMachineStorage::open(dir.path(), Options::default())?;
+    /// # storage.initialize_with_conf_state((vec![1], vec![]))?;
+    /// # let config = Config { id: 1, ..Default::default() };
+    /// # let logger = slog::Logger::root(slog::Discard, slog::o!());
+    /// # let mut node = RawNode::new(&config, storage.clone(), &logger)?;
+    /// let (persisted, reports) = mpsc::channel();
+    /// node.campaign()?;
+    /// let mut ready = node.ready();
+    /// // (send ready.take_messages(), apply ready.take_committed_entries() here)
+    /// let number = ready.number();
+    /// let messages = ready.take_persisted_messages();
+    /// storage.submit_ready(&mut ready, move |result| {
+    ///     // The raft thread may be gone.
+    ///     let _ = persisted.send((number, messages, result));
+    /// })?;
+    /// node.advance_append_async(ready);
+    ///
+    /// // Later, on the raft thread, which went on meanwhile:
+    /// let (number, messages, result) = reports.recv()?;
+    /// result?; // After an error: stop the node.
+    /// node.on_persist_ready(number);
+    /// # drop(messages); // Send them now.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Batch::submit`]. The Ready cannot be submitted again: a refusal means that the
+    /// node and its storage disagree, and the node must be stopped.
+    pub fn submit_ready(
+        &self,
+        ready: &mut Ready,
+        on_durable: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        let entries = ready.take_entries();
+        let mut batch = self.batch();
+        if !entries.is_empty() {
+            batch.write.entries.push(entries.into());
+        }
+        batch.ready(ready).submit(on_durable)
     }
 
     /// Starts one atomic write of several parts.
@@ -443,6 +525,39 @@ impl RaftMachineStorage {
         drop(old);
     }
 
+    /// Lets raft go on while entries for a lagging follower are read from the disk: reads to
+    /// send that the cache cannot answer get "temporarily unavailable", and `on_fetched` is
+    /// called with their context once the entries are there. It runs on a thread of the store
+    /// and must not block: send the context to raft's thread, and call
+    /// `RawNode::on_entries_fetched` there. `None`, the default, reads in place.
+    ///
+    /// One thread reads for all groups of the store. A group holds up to 16 answers, each of
+    /// [`raft::Config::max_size_per_msg`] bytes, until raft comes for them. An `on_fetched`
+    /// that keeps a storage keeps the store open.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the thread could not be started.
+    pub fn set_async_fetch(
+        &self,
+        on_fetched: Option<Arc<dyn Fn(GetEntriesContext) + Send + std::marker::Sync>>,
+    ) -> Result<()> {
+        let fetches = match on_fetched {
+            Some(on_fetched) => {
+                let mut fetcher = self.store.inner.fetcher.lock();
+                let jobs = match &mut *fetcher {
+                    Some(fetcher) => fetcher.jobs(),
+                    none => none.insert(Fetcher::start()?).jobs(),
+                };
+                Some(Fetches::new(jobs, on_fetched))
+            }
+            None => None,
+        };
+        let old = std::mem::replace(&mut *self.group.fetches.write(), fetches);
+        // Outside the lock: what it does when it is dropped may come back here.
+        drop(old);
+        Ok(())
+    }
+
     /// The first index that can be read, at least 1.
     pub fn first_index(&self) -> u64 {
         self.group.log.state(|state| state.first_index())
@@ -515,6 +630,30 @@ impl RaftMachineStorage {
     /// As [`RaftStore::sync`].
     pub fn sync(&self) -> Result<()> {
         self.group.log.sync()
+    }
+
+    /// Entries for a follower, fetched beside raft's thread unless the cache has them.
+    fn entries_to_send(
+        &self,
+        fetches: &Arc<Fetches>,
+        (low, high): (u64, u64),
+        max_size: Option<u64>,
+        context: GetEntriesContext,
+    ) -> Result<Option<Vec<Entry>>> {
+        let log = &self.group.log;
+        if let Some(cached) = log.fetch_cached(low, high, max_size)? {
+            return Ok(Some(cached));
+        }
+        match fetches.ask(log, low, high, max_size, context) {
+            Told::Later => return Ok(None),
+            Told::Entries(entries) => {
+                if let Some(entries) = log.take_fetched(entries, low, high, max_size)? {
+                    return Ok(Some(entries));
+                }
+            }
+            Told::ReadInPlace => {}
+        }
+        log.fetch(low, high, max_size).map(Some)
     }
 
     /// What raft is to be told of the stored snapshot; `None` when it does not serve.
@@ -662,7 +801,7 @@ impl<'a> Batch<'a> {
     /// Appends entries, behind those of earlier calls.
     pub fn entries(mut self, entries: &'a [Entry]) -> Self {
         if !entries.is_empty() {
-            self.write.entries.push(entries);
+            self.write.entries.push(entries.into());
         }
         self
     }
@@ -730,6 +869,35 @@ impl<'a> Batch<'a> {
     /// [`Error::Rocks`]: this write or its sync failed; what is on disk is known after
     /// reopening, and nothing may be acknowledged.
     pub fn write(mut self) -> Result<()> {
+        self.prepare()?;
+        self.storage.group.log.write(self.write)
+    }
+
+    /// Hands everything to the store's writer and returns without waiting for the disk. What
+    /// was submitted can be read at once; `on_durable` is told when it is as durable as
+    /// [`write`](Batch::write) makes it before it returns.
+    ///
+    /// Callbacks run in the order of submission, one at a time, on a thread of the store:
+    /// they must not block, and must not call the store (a write there is refused). Send a
+    /// message. After a failed write or sync no callback gets `Ok` any more; each still gets
+    /// its error. A batch that needs no sync waits for those submitted before it, which spares
+    /// its own sync only (rule 16 of `docs/testing.md`).
+    ///
+    /// Blocks while the store holds [`Options::write_queue_bytes`] of writes that are not
+    /// acknowledged; [`RaftStore::backlog`] tells how much there is.
+    ///
+    /// # Errors
+    /// Those of [`write`](Batch::write) that are refusals, and [`Error::Poisoned`]: nothing
+    /// was or will be written, and `on_durable` is not called.
+    pub fn submit(mut self, on_durable: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
+        self.prepare()?;
+        self.storage
+            .group
+            .log
+            .submit(self.write, Box::new(on_durable))
+    }
+
+    fn prepare(&mut self) -> Result<()> {
         if let Some(snapshot) = self.snapshot.take() {
             self.write.install = Some(self.incoming(snapshot)?);
         } else if self.staged.is_some() {
@@ -738,7 +906,7 @@ impl<'a> Batch<'a> {
                  use create_snapshot_from for one made here",
             ));
         }
-        self.storage.group.log.write(self.write)
+        Ok(())
     }
 
     fn incoming(&mut self, snapshot: &Snapshot) -> Result<IncomingSnapshot> {
@@ -797,13 +965,21 @@ impl raft::Storage for RaftMachineStorage {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
-        match self.group.log.fetch(low, high, max_size.into()) {
+        let max_size = max_size.into();
+        let fetches = self.group.fetches.read().clone();
+        let fetched = match fetches.filter(|_| context.can_async()) {
+            Some(fetches) => self.entries_to_send(&fetches, (low, high), max_size, context),
+            None => self.group.log.fetch(low, high, max_size).map(Some),
+        };
+        match fetched {
+            Ok(Some(entries)) => Ok(entries),
+            Ok(None) => Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable)),
             Err(Error::Unavailable { index, last }) => {
                 panic!("entries [{low}, {high}) reach {index}, past the last index {last}")
             }
-            fetched => fetched.map_err(to_raft),
+            Err(e) => Err(to_raft(e)),
         }
     }
 

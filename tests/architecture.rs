@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules from the lowest to the highest: a module imports only from those above it in this
 /// list, never from those below it.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 17] = [
     "error",
     "config",
     "keys",
@@ -19,7 +19,9 @@ const LAYERS: [&str; 15] = [
     "db",
     "batch",
     "recovery",
+    "group_commit",
     "raft_log",
+    "async_fetch",
     "storage",
     "testing",
 ];

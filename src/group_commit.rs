@@ -1,0 +1,303 @@
+//! Group commit: the one way of every write of a store, shared by all of its groups.
+//!
+//! A sync costs the same for one write as for a hundred, and while it lasts the next writes
+//! can be encoded and handed to the system. So what all groups have submitted becomes one
+//! RocksDB write, and one sync acknowledges everything that was written when it began. The
+//! order of things is [`queue`]'s; this module gives it the database and two threads.
+
+pub(crate) mod queue;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use crate::batch::Sync;
+use crate::config::{FsyncPolicy, Options};
+use crate::db::{Changes, Db};
+use crate::error::{Error, Result};
+use queue::{Backlog, CommitStats, Journal, Limits, Queue, Request};
+
+/// What the queue is built on: here the locks of the crate, in the model check of
+/// `tests/group_commit_model.rs` those of the checker.
+pub(crate) mod sync {
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
+/// What is merged into one write. More would hold up the sync that waits for it: a megabyte
+/// takes about as long to write as a sync does.
+const MERGE_BYTES_MAX: usize = 1 << 20;
+
+/// What a queued write costs beyond its changes.
+const WRITE_OVERHEAD_BYTES: usize = 256;
+
+/// What a commit has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    /// Its place in the order of all writes; durable once [`GroupCommit::durable`] is there.
+    pub ticket: u64,
+    /// Whether the write is durable already, and with it every earlier one.
+    pub durable: bool,
+}
+
+/// Told once how a submitted write ended.
+pub(crate) type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
+
+impl Journal for Arc<Db> {
+    type Changes = Changes;
+    type Error = Error;
+
+    fn write(&self, changes: Vec<Changes>) -> Result<()> {
+        Db::write(self, changes)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Db::sync(self)
+    }
+
+    fn refusal(&self) -> Error {
+        self.poisoned()
+    }
+}
+
+/// The writes of one store. Dropped last of all handles: it answers what is still queued,
+/// syncs what is not, and ends its threads.
+pub(crate) struct GroupCommit {
+    queue: Arc<Queue<Arc<Db>>>,
+    fsync: FsyncPolicy,
+    writer: Option<thread::JoinHandle<()>>,
+    syncer: Option<thread::JoinHandle<()>>,
+    ticker: Option<Ticker>,
+}
+
+impl GroupCommit {
+    pub(crate) fn start(db: Arc<Db>, options: &Options) -> Result<Self> {
+        let limits = Limits {
+            bytes_max: options.write_queue_bytes,
+            merge_bytes_max: MERGE_BYTES_MAX,
+        };
+        let queue = Arc::new(Queue::new(db, limits));
+        let (writers, syncers) = (Arc::clone(&queue), Arc::clone(&queue));
+        // From here on `drop` ends what has been started.
+        let mut commits = GroupCommit {
+            queue,
+            fsync: options.fsync,
+            writer: None,
+            syncer: None,
+            ticker: None,
+        };
+        commits.writer = Some(spawn("raft-rocks-write", move || writers.run_writer())?);
+        commits.syncer = Some(spawn("raft-rocks-sync", move || {
+            if let Err(e) = syncers.run_syncer() {
+                log::error!("the sync at close failed: {e}");
+            }
+        })?);
+        if let FsyncPolicy::Interval(interval) = options.fsync {
+            commits.ticker = Some(Ticker::start(&commits.queue, interval)?);
+        }
+        Ok(commits)
+    }
+
+    /// Everything up to this ticket is durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.queue.durable()
+    }
+
+    /// What has been accepted and not yet acknowledged.
+    pub(crate) fn backlog(&self) -> Backlog {
+        self.queue.backlog()
+    }
+
+    /// What has gone through so far.
+    pub(crate) fn stats(&self) -> CommitStats {
+        self.queue.stats()
+    }
+
+    /// Writes `changes`, all or none of them, and waits until they are acknowledged: durable
+    /// when `sync` asks for it.
+    ///
+    /// # Errors
+    /// [`Error::Rocks`]: whether the changes reached the disk is unknown; the store is
+    /// poisoned. [`Error::Poisoned`]: an earlier write or sync failed, or one beside it; as
+    /// unknown, unless it is refused at once. [`Error::InvalidBatch`]: called from a callback.
+    pub(crate) fn commit(&self, changes: Changes, sync: Sync) -> Result<Committed> {
+        self.check_thread()?;
+        let durable = self.needs_sync(sync);
+        let ticket = self.queue.commit(request(Some(changes), durable))?;
+        Ok(Committed { ticket, durable })
+    }
+
+    /// Waits until everything submitted so far is acknowledged, durable when `sync` asks.
+    ///
+    /// # Errors
+    /// As [`GroupCommit::commit`].
+    pub(crate) fn barrier(&self, sync: Sync) -> Result<()> {
+        self.check_thread()?;
+        let durable = self.needs_sync(sync);
+        self.queue.commit(request(None, durable)).map(|_| ())
+    }
+
+    /// Waits for room for `changes`, which [`GroupCommit::submit`] then takes.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`]: nothing was written, or will be.
+    pub(crate) fn reserve(&self, changes: Option<Changes>, sync: Sync) -> Result<Reserved<'_>> {
+        let request = request(changes, self.needs_sync(sync));
+        self.queue.reserve(request.bytes)?;
+        Ok(Reserved {
+            commits: self,
+            request,
+        })
+    }
+
+    fn needs_sync(&self, sync: Sync) -> bool {
+        match sync {
+            Sync::No => false,
+            Sync::ByPolicy => self.fsync == FsyncPolicy::Always,
+            Sync::Force => true,
+        }
+    }
+
+    /// Refuses on the thread that acknowledges: it would wait for itself.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`].
+    pub(crate) fn check_thread(&self) -> Result<()> {
+        if is_current(&self.syncer) {
+            return Err(Error::invalid_batch(
+                "on_durable must not write, nor read what may have to wait for a write: every \
+                 acknowledgement waits for it to return; send a message and act on it elsewhere",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for GroupCommit {
+    fn drop(&mut self) {
+        self.ticker = None;
+        self.queue.close();
+        for thread in [self.writer.take(), self.syncer.take()] {
+            // A callback may have held the last handle: its own thread ends by itself.
+            if let Some(handle) = thread
+                && handle.thread().id() != thread::current().id()
+                && handle.join().is_err()
+            {
+                log::error!("a thread of the group commit panicked");
+            }
+        }
+    }
+}
+
+/// Room for one write, about to be submitted.
+pub(crate) struct Reserved<'a> {
+    commits: &'a GroupCommit,
+    request: Request<Arc<Db>>,
+}
+
+impl<'a> Reserved<'a> {
+    /// Submits the write. `on_durable` is told how it ended, after everything submitted
+    /// before; it does not run before this returns unless another thread runs it.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`]: nothing was written, or will be; `on_durable` is not called.
+    pub(crate) fn submit(self, on_durable: OnDurable) -> Result<Submitted<'a>> {
+        let done = Box::new(move |result| {
+            if catch_unwind(AssertUnwindSafe(|| on_durable(result))).is_err() {
+                log::error!("an on_durable callback panicked; its acknowledgement is lost");
+            }
+        });
+        let ticket = self.commits.queue.enqueue(self.request, done)?;
+        Ok(Submitted {
+            commits: self.commits,
+            ticket,
+        })
+    }
+}
+
+/// A write that has been accepted. Nothing happens to it while this is held; dropping it lets
+/// it go on, in the caller's thread when nothing else is under way.
+pub(crate) struct Submitted<'a> {
+    commits: &'a GroupCommit,
+    /// Its place in the order of all writes.
+    pub ticket: u64,
+}
+
+impl Drop for Submitted<'_> {
+    fn drop(&mut self) {
+        self.commits.queue.advance();
+    }
+}
+
+fn request(changes: Option<Changes>, sync: bool) -> Request<Arc<Db>> {
+    let bytes = changes.as_ref().map_or(0, Changes::bytes) + WRITE_OVERHEAD_BYTES;
+    Request {
+        changes,
+        bytes,
+        sync,
+    }
+}
+
+fn is_current(thread: &Option<thread::JoinHandle<()>>) -> bool {
+    let current = thread::current().id();
+    thread
+        .as_ref()
+        .is_some_and(|handle| handle.thread().id() == current)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|e| Error::io("start a thread of", Path::new("the group commit"), e))
+}
+
+/// The background thread of [`FsyncPolicy::Interval`]. Stopped and joined when dropped.
+struct Ticker {
+    stop: Arc<(sync::Mutex<bool>, sync::Condvar)>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(queue: &Arc<Queue<Arc<Db>>>, interval: Duration) -> Result<Ticker> {
+        let stop = Arc::new((sync::Mutex::new(false), sync::Condvar::new()));
+        let (theirs, queue) = (Arc::clone(&stop), Arc::downgrade(queue));
+        let thread = spawn("raft-rocks-tick", move || {
+            sync_every(interval, &theirs, &queue);
+        })?;
+        Ok(Ticker {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        *self.stop.0.lock() = true;
+        self.stop.1.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the ticking thread panicked");
+        }
+    }
+}
+
+fn sync_every(
+    interval: Duration,
+    stop: &(sync::Mutex<bool>, sync::Condvar),
+    queue: &Weak<Queue<Arc<Db>>>,
+) {
+    let mut stopped = stop.0.lock();
+    while !*stopped {
+        let _ = stop.1.wait_for(&mut stopped, interval);
+        let Some(queue) = queue.upgrade() else { return };
+        if queue.is_dirty() && queue.commit(request(None, true)).is_err() {
+            // Poisoned: whoever writes next is told.
+            return;
+        }
+    }
+}

@@ -1,0 +1,570 @@
+//! The order of writes, syncs and acknowledgements; no RocksDB in it, and no threads of its own.
+//!
+//! Every write of the store takes this way:
+//!
+//! ```text
+//!   submitted -> queued -> written -> synced -> acknowledged
+//!                   writer: many    syncer: all that were
+//!                   become one      written when it began
+//! ```
+//!
+//! Writing and syncing are roles that one thread at a time can hold, each its own: while one
+//! sync is under way the next write is made. Two threads exist to take them, and a blocking
+//! caller that finds nothing under way takes both itself, without a hand-off.
+//!
+//! Invariants:
+//! 1. Tickets are given in the order of submission; writes reach the journal in that order.
+//! 2. `durable <= written`: a sync covers what was written before it began, and no more.
+//! 3. What needs a sync is acknowledged after one that covers it; what needs none, after
+//!    everything submitted before it has been acknowledged, which spares its own sync only
+//!    (rule 16 of the contract).
+//! 4. Acknowledgements are given in the order of tickets, by one thread (the syncer's; a
+//!    blocking caller that took the roles itself got them because nothing was before it).
+//! 5. After a failed write or sync nothing is acknowledged any more: whoever waits, or comes
+//!    later, gets an error. The first to fail gets the cause, the others a refusal.
+//! 6. Everything accepted is answered exactly once, also when the queue is closed.
+//! 7. What is accepted and not yet acknowledged holds no more than `bytes_max` bytes, or is a
+//!    single write; submitters wait for room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+
+/// What the queue drives: the database, or a model of one.
+pub(crate) trait Journal {
+    /// The changes of one write.
+    type Changes;
+    /// Why a write or sync failed.
+    type Error;
+
+    /// Writes all of `changes`, in order, as one: all or nothing.
+    fn write(&self, changes: Vec<Self::Changes>) -> Result<(), Self::Error>;
+
+    /// Makes everything written before the call durable.
+    fn sync(&self) -> Result<(), Self::Error>;
+
+    /// The error of everything after the first failure.
+    fn refusal(&self) -> Self::Error;
+}
+
+/// Told once how a write ended.
+pub(crate) type OnDone<E> = Box<dyn FnOnce(Result<(), E>) + Send>;
+
+/// A write on its way in.
+pub(crate) struct Request<J: Journal> {
+    /// `None`: there is nothing to write, only an order to keep, or a sync to wait for.
+    pub changes: Option<J::Changes>,
+    /// What it holds in memory until it is acknowledged.
+    pub bytes: usize,
+    /// Whether its acknowledgement has to wait for a sync.
+    pub sync: bool,
+}
+
+/// Bounds of the queue, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// What may be accepted and unacknowledged.
+    pub bytes_max: usize,
+    /// What is merged into one write, so that a sync need not wait for more.
+    pub merge_bytes_max: usize,
+}
+
+/// What waits in the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backlog {
+    /// Writes accepted and not yet acknowledged.
+    pub writes: usize,
+    /// The bytes they hold.
+    pub bytes: usize,
+}
+
+/// What has gone through the queue since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CommitStats {
+    /// Writes accepted. With `batches`, how many became one.
+    pub writes: u64,
+    /// Batches written to the log, of one or more writes.
+    pub batches: u64,
+    /// Of these, how many a blocking caller wrote itself, because nothing was under way.
+    pub inline: u64,
+    /// Syncs of the log.
+    pub syncs: u64,
+    /// How often a caller had to wait for room: [`Options::write_queue_bytes`] is too small
+    /// for the load, or the disk too slow.
+    ///
+    /// [`Options::write_queue_bytes`]: crate::Options::write_queue_bytes
+    pub stalls: u64,
+}
+
+pub(crate) struct Queue<J: Journal> {
+    journal: J,
+    limits: Limits,
+    state: Mutex<State<J>>,
+    to_write: Condvar,
+    to_sync: Condvar,
+    room: Condvar,
+    /// Everything up to this ticket has been written.
+    written: AtomicU64,
+    /// Everything up to this ticket is durable.
+    durable: AtomicU64,
+}
+
+struct State<J: Journal> {
+    queued: VecDeque<Accepted<J>>,
+    /// Written, in the order of tickets, and not yet acknowledged.
+    unacknowledged: VecDeque<Accepted<J>>,
+    queued_bytes: usize,
+    /// Of everything accepted, and of room given to submitters that are about to enqueue.
+    backlog: Backlog,
+    last_ticket: u64,
+    writing: bool,
+    syncing: bool,
+    acknowledging: bool,
+    failed: bool,
+    closed: bool,
+    stats: CommitStats,
+}
+
+struct Accepted<J: Journal> {
+    ticket: u64,
+    request: Request<J>,
+    done: OnDone<J::Error>,
+    /// Of the first request of a write that failed.
+    cause: Option<J::Error>,
+}
+
+impl<J: Journal> State<J> {
+    fn new() -> Self {
+        State {
+            queued: VecDeque::new(),
+            unacknowledged: VecDeque::new(),
+            queued_bytes: 0,
+            backlog: Backlog::default(),
+            last_ticket: 0,
+            writing: false,
+            syncing: false,
+            acknowledging: false,
+            failed: false,
+            closed: false,
+            stats: CommitStats::default(),
+        }
+    }
+
+    /// Whether nothing is under way beside what is queued.
+    fn is_quiet(&self) -> bool {
+        !self.writing && !self.syncing && !self.acknowledging && self.unacknowledged.is_empty()
+    }
+
+    fn can_write(&self) -> bool {
+        !self.queued.is_empty() && !self.writing && !self.failed
+    }
+
+    fn next_ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.stats.writes += 1;
+        self.last_ticket
+    }
+
+    /// Queues a request that room has been taken for.
+    fn push(&mut self, request: Request<J>, done: OnDone<J::Error>) -> u64 {
+        let ticket = self.next_ticket();
+        self.backlog.writes += 1;
+        self.queued_bytes += request.bytes;
+        self.queued.push_back(Accepted {
+            ticket,
+            request,
+            done,
+            cause: None,
+        });
+        ticket
+    }
+
+    /// The next requests that fit into one write; at least one.
+    fn take_batch(&mut self, bytes_max: usize) -> VecDeque<Accepted<J>> {
+        if self.queued_bytes <= bytes_max {
+            self.queued_bytes = 0;
+            return std::mem::take(&mut self.queued);
+        }
+        let mut batch = VecDeque::new();
+        let mut bytes = 0;
+        while let Some(next) = self.queued.front() {
+            bytes += next.request.bytes;
+            if bytes > bytes_max && !batch.is_empty() {
+                break;
+            }
+            self.queued_bytes -= next.request.bytes;
+            batch.extend(self.queued.pop_front());
+        }
+        batch
+    }
+
+    /// What can be acknowledged now, in order; after a failure everything, once no write is
+    /// under way whose requests come between.
+    fn take_answered(&mut self, durable: u64) -> VecDeque<Accepted<J>> {
+        if self.failed {
+            if self.writing {
+                return VecDeque::new();
+            }
+            let mut queued = std::mem::take(&mut self.queued);
+            self.queued_bytes = 0;
+            self.unacknowledged.append(&mut queued);
+            return std::mem::take(&mut self.unacknowledged);
+        }
+        let answered =
+            |accepted: &Accepted<J>| !accepted.request.sync || accepted.ticket <= durable;
+        if self.unacknowledged.iter().all(answered) {
+            return std::mem::take(&mut self.unacknowledged);
+        }
+        let count = self
+            .unacknowledged
+            .iter()
+            .take_while(|a| answered(a))
+            .count();
+        self.unacknowledged.drain(..count).collect()
+    }
+
+    fn wants_sync(&self, durable: u64) -> bool {
+        let waits = |accepted: &Accepted<J>| accepted.request.sync && accepted.ticket > durable;
+        !self.syncing && !self.failed && self.unacknowledged.iter().any(waits)
+    }
+}
+
+impl<J: Journal> Queue<J> {
+    pub(crate) fn new(journal: J, limits: Limits) -> Self {
+        Queue {
+            journal,
+            limits,
+            state: Mutex::new(State::new()),
+            to_write: Condvar::new(),
+            to_sync: Condvar::new(),
+            room: Condvar::new(),
+            written: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+        }
+    }
+
+    /// Everything up to this ticket is durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Whether something has been written that no sync has covered.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.written.load(Ordering::Acquire) > self.durable()
+    }
+
+    pub(crate) fn backlog(&self) -> Backlog {
+        self.state.lock().backlog
+    }
+
+    pub(crate) fn stats(&self) -> CommitStats {
+        self.state.lock().stats
+    }
+
+    /// Writes and, if asked, syncs; returns the ticket when it is acknowledged. Inline when
+    /// nothing is under way.
+    pub(crate) fn commit(&self, request: Request<J>) -> Result<u64, J::Error>
+    where
+        J::Error: Send + 'static,
+    {
+        let state = self.state.lock();
+        self.check(&state)?;
+        if state.is_quiet() && state.queued.is_empty() {
+            return self.commit_inline(state, request);
+        }
+        let mut state = self.wait_for_room(state, request.bytes)?;
+        let answer = Arc::new(Answer::new());
+        let theirs = Arc::clone(&answer);
+        let ticket = state.push(request, Box::new(move |result| theirs.set(result)));
+        self.wake_writer(&state);
+        drop(state);
+        answer.wait().map(|()| ticket)
+    }
+
+    /// Waits until `bytes` more fit and takes the room for them: [`Queue::enqueue`] follows.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<(), J::Error> {
+        let state = self.state.lock();
+        self.check(&state)?;
+        drop(self.wait_for_room(state, bytes)?);
+        Ok(())
+    }
+
+    /// Accepts a write that room has been reserved for; `done` is told of its end, in the
+    /// order of tickets. Does no I/O: [`Queue::advance`] follows.
+    pub(crate) fn enqueue(
+        &self,
+        request: Request<J>,
+        done: OnDone<J::Error>,
+    ) -> Result<u64, J::Error> {
+        let mut state = self.state.lock();
+        if let Err(refusal) = self.check(&state) {
+            state.backlog.bytes -= request.bytes;
+            return Err(refusal);
+        }
+        Ok(state.push(request, done))
+    }
+
+    /// Sees to it that what was enqueued goes on: the caller writes it itself when nothing is
+    /// under way, which leaves one hand-off, to the syncer.
+    pub(crate) fn advance(&self) {
+        let state = self.state.lock();
+        if state.can_write() && state.is_quiet() {
+            drop(self.write_queued(state));
+        } else {
+            self.wake_writer(&state);
+        }
+    }
+
+    /// Lets the two threads end once everything accepted has been answered.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        self.to_write.notify_all();
+        self.to_sync.notify_all();
+    }
+
+    /// The writer's thread, until the queue is closed.
+    pub(crate) fn run_writer(&self) {
+        let mut state = self.state.lock();
+        loop {
+            if state.can_write() {
+                state = self.write_queued(state);
+            } else if state.closed && (state.failed || state.queued.is_empty()) {
+                return;
+            } else {
+                self.to_write.wait(&mut state);
+            }
+        }
+    }
+
+    /// The syncer's thread, until the queue is closed and everything answered.
+    ///
+    /// # Errors
+    /// Of the last sync, which covers what nobody asked to have synced.
+    pub(crate) fn run_syncer(&self) -> Result<(), J::Error> {
+        let mut state = self.state.lock();
+        loop {
+            let answered = state.take_answered(self.durable());
+            if !answered.is_empty() {
+                state = self.acknowledge(state, answered);
+            } else if state.wants_sync(self.durable()) {
+                state = self.sync_written(state);
+            } else if state.closed && state.queued.is_empty() && state.is_quiet() {
+                break;
+            } else {
+                self.to_sync.wait(&mut state);
+            }
+        }
+        if state.failed || !self.is_dirty() {
+            return Ok(());
+        }
+        drop(state);
+        self.journal.sync()
+    }
+
+    fn check(&self, state: &State<J>) -> Result<(), J::Error> {
+        if state.failed {
+            Err(self.journal.refusal())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn wait_for_room<'a>(
+        &self,
+        mut state: MutexGuard<'a, State<J>>,
+        bytes: usize,
+    ) -> Result<MutexGuard<'a, State<J>>, J::Error> {
+        let fits = |backlog: Backlog| {
+            backlog.bytes == 0 || backlog.bytes.saturating_add(bytes) <= self.limits.bytes_max
+        };
+        if !fits(state.backlog) {
+            state.stats.stalls += 1;
+        }
+        while !fits(state.backlog) && !state.failed {
+            self.room.wait(&mut state);
+        }
+        self.check(&state)?;
+        state.backlog.bytes += bytes;
+        Ok(state)
+    }
+
+    fn wake_writer(&self, state: &State<J>) {
+        if state.can_write() {
+            self.to_write.notify_one();
+        }
+    }
+
+    /// Both roles in the caller's own thread; nothing is before this write.
+    fn commit_inline(
+        &self,
+        mut state: MutexGuard<'_, State<J>>,
+        request: Request<J>,
+    ) -> Result<u64, J::Error> {
+        let ticket = state.next_ticket();
+        state.writing = true;
+        state.stats.inline += 1;
+        drop(state);
+        let written = match request.changes {
+            Some(changes) => self.journal.write(vec![changes]),
+            None => Ok(()),
+        };
+        let mut state = self.state.lock();
+        state.writing = false;
+        self.end_write(&mut state, ticket, written)?;
+        if !request.sync {
+            return Ok(ticket);
+        }
+        state.syncing = true;
+        drop(state);
+        let synced = self.journal.sync();
+        let mut state = self.state.lock();
+        self.end_sync(&mut state, ticket, synced)?;
+        self.check(&state)?;
+        Ok(ticket)
+    }
+
+    /// Writes the next requests as one, then leaves them to the syncer.
+    fn write_queued<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {
+        let mut batch = state.take_batch(self.limits.merge_bytes_max);
+        state.writing = true;
+        drop(state);
+        let changes: Vec<_> = batch
+            .iter_mut()
+            .filter_map(|accepted| accepted.request.changes.take())
+            .collect();
+        let written = if changes.is_empty() {
+            Ok(())
+        } else {
+            self.journal.write(changes)
+        };
+        let ticket = batch.back().map_or(0, |last| last.ticket);
+        let mut state = self.state.lock();
+        state.writing = false;
+        if let Err(cause) = self.end_write(&mut state, ticket, written)
+            && let Some(first) = batch.front_mut()
+        {
+            first.cause = Some(cause);
+        }
+        state.unacknowledged.append(&mut batch);
+        state
+    }
+
+    /// Syncs everything that is written by now.
+    fn sync_written<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {
+        state.syncing = true;
+        let covered = self.written.load(Ordering::Acquire);
+        drop(state);
+        let synced = self.journal.sync();
+        let mut state = self.state.lock();
+        if let Err(cause) = self.end_sync(&mut state, covered, synced)
+            && let Some(first) = state.unacknowledged.front_mut()
+        {
+            first.cause = Some(cause);
+        }
+        state
+    }
+
+    fn end_write(
+        &self,
+        state: &mut State<J>,
+        ticket: u64,
+        written: Result<(), J::Error>,
+    ) -> Result<(), J::Error> {
+        // Also after a failure: those who wait are told of it.
+        self.to_sync.notify_one();
+        state.stats.batches += 1;
+        match written {
+            Ok(()) => {
+                self.written.store(ticket, Ordering::Release);
+                self.wake_writer(state);
+            }
+            Err(_) => self.fail(state),
+        }
+        written
+    }
+
+    fn end_sync(
+        &self,
+        state: &mut State<J>,
+        covered: u64,
+        synced: Result<(), J::Error>,
+    ) -> Result<(), J::Error> {
+        state.syncing = false;
+        state.stats.syncs += 1;
+        // What was written meanwhile waits for the next one.
+        self.to_sync.notify_one();
+        match synced {
+            Ok(()) => {
+                self.durable.fetch_max(covered, Ordering::AcqRel);
+            }
+            Err(_) => self.fail(state),
+        }
+        synced
+    }
+
+    /// From here on everything is refused; the syncer tells everyone who waits.
+    fn fail(&self, state: &mut State<J>) {
+        state.failed = true;
+        self.room.notify_all();
+        self.to_write.notify_one();
+    }
+
+    fn acknowledge<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<J>>,
+        answered: VecDeque<Accepted<J>>,
+    ) -> MutexGuard<'a, State<J>> {
+        let failed = state.failed;
+        state.acknowledging = true;
+        drop(state);
+        let (count, mut bytes) = (answered.len(), 0);
+        for accepted in answered {
+            bytes += accepted.request.bytes;
+            (accepted.done)(match accepted.cause {
+                Some(cause) => Err(cause),
+                None if failed => Err(self.journal.refusal()),
+                None => Ok(()),
+            });
+        }
+        let mut state = self.state.lock();
+        state.acknowledging = false;
+        state.backlog.writes -= count;
+        state.backlog.bytes -= bytes;
+        self.room.notify_all();
+        state
+    }
+}
+
+/// Where a blocking caller waits for its acknowledgement.
+struct Answer<E> {
+    result: Mutex<Option<Result<(), E>>>,
+    given: Condvar,
+}
+
+impl<E> Answer<E> {
+    fn new() -> Self {
+        Answer {
+            result: Mutex::new(None),
+            given: Condvar::new(),
+        }
+    }
+
+    fn set(&self, result: Result<(), E>) {
+        *self.result.lock() = Some(result);
+        self.given.notify_one();
+    }
+
+    fn wait(&self) -> Result<(), E> {
+        let mut result = self.result.lock();
+        loop {
+            if let Some(result) = result.take() {
+                return result;
+            }
+            self.given.wait(&mut result);
+        }
+    }
+}
