@@ -17,13 +17,14 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rocksdb::statistics::Ticker;
 use rocksdb::{
-    ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ReadOptions, WriteBatch,
-    WriteOptions,
+    ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, FlushOptions, ReadOptions,
+    WriteBatch, WriteOptions,
 };
 
 use crate::config::{Options, RAFT_COLUMN_FAMILY};
@@ -91,12 +92,45 @@ pub(crate) struct Db {
     rocks: Arc<DB>,
     column_family: String,
     poison: Poison,
+    /// `None` when logs are not recycled: then RocksDB may switch them as it likes.
+    wal_switch: Option<WalSwitch>,
     statistics: Option<rocksdb::Options>,
     /// `None` for a database of our own: its directory is locked.
     claim: Option<FamilyClaim>,
     /// `None` for a database that is not ours. Fields are dropped in order: the directory is
     /// unlocked when RocksDB is closed.
     _lock: Option<File>,
+}
+
+/// When to start a new write-ahead log, before RocksDB does.
+struct WalSwitch {
+    families: Vec<String>,
+    bytes_max: u64,
+    /// What the memtables have got since the last switch, at least.
+    bytes: AtomicU64,
+}
+
+impl WalSwitch {
+    /// More than a record takes in a memtable beside its key and value: a node of a skip list
+    /// and a sequence number.
+    const RECORD_OVERHEAD_BYTES: usize = 64;
+
+    fn new(families: impl IntoIterator<Item = String>, options: &Options) -> Self {
+        WalSwitch {
+            families: families.into_iter().collect(),
+            bytes_max: options.memtable_bytes as u64,
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= self.bytes_max
+    }
+
+    fn add(&self, batch: &WriteBatch) {
+        let bytes = batch.size_in_bytes() + batch.len() * Self::RECORD_OVERHEAD_BYTES;
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 /// A column family of somebody else's database, claimed in this process: two stores on it
@@ -190,10 +224,22 @@ impl Db {
             .filter(|name| !existing.contains(name));
         let families: Vec<&String> = existing.iter().chain(wanted).collect();
         let rocks_options = rocks_options(options);
-        let rocks = DB::open_cf_descriptors(&rocks_options, &path, descriptors(options, families))
-            .map_err(|e| opening(&path, e))?;
+        let rocks = DB::open_cf_descriptors(
+            &rocks_options,
+            &path,
+            descriptors(options, families.iter().copied()),
+        )
+        .map_err(|e| opening(&path, e))?;
         let statistics = options.statistics.then_some(rocks_options);
-        Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, statistics, Some(lock))
+        let mut db = Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, statistics, Some(lock))?;
+        if options.recycle_wal {
+            let others = families
+                .into_iter()
+                .filter(|name| *name != RAFT_COLUMN_FAMILY);
+            let families = others.map(String::as_str).chain([RAFT_COLUMN_FAMILY]);
+            db.wal_switch = Some(WalSwitch::new(families.map(str::to_owned), options));
+        }
+        Ok(db)
     }
 
     /// Uses a column family of a database that somebody else opened.
@@ -223,6 +269,7 @@ impl Db {
             rocks,
             column_family: column_family.to_owned(),
             poison: Poison::default(),
+            wal_switch: None,
             statistics,
             claim: None,
             _lock: lock,
@@ -352,9 +399,38 @@ impl Db {
             }
             None => return Ok(()),
         };
+        if let Some(switch) = &self.wal_switch {
+            if switch.is_due() {
+                self.switch_wal(switch)?;
+            }
+            switch.add(&batch);
+        }
         self.rocks
             .write_opt(batch, &WriteOptions::default())
             .map_err(|e| self.fail(Error::rocks("write")(e)))
+    }
+
+    /// Starts a new write-ahead log while nothing in the old one is unsynced: nobody else
+    /// writes. Memtables are flushed in the background, so that the old one can be recycled.
+    fn switch_wal(&self, switch: &WalSwitch) -> Result<()> {
+        self.sync()?;
+        let mut flush = FlushOptions::default();
+        flush.set_wait(false);
+        for family in &switch.families {
+            // Only the first starts a log: a new one is empty.
+            let Some(handle) = self.rocks.cf_handle(family) else {
+                continue;
+            };
+            match self.rocks.flush_cf_opt(&handle, &flush) {
+                Ok(()) => {}
+                // Flushes have fallen behind. What comes next waits for them, and then RocksDB
+                // may switch: all there is has been synced.
+                Err(e) if e.kind() == rocksdb::ErrorKind::TryAgain => return Ok(()),
+                Err(e) => return Err(self.fail(Error::rocks("switch the write-ahead log")(e))),
+            }
+        }
+        switch.bytes.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes everything written so far durable.
@@ -472,6 +548,9 @@ fn rocks_options(options: &Options) -> rocksdb::Options {
     if options.recycle_wal {
         rocks.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         rocks.set_recycle_log_file_num(RECYCLED_LOGS_MAX);
+        // RocksDB would switch logs with unsynced writes in them: `switch_wal` comes first.
+        rocks.set_write_buffer_size(options.memtable_bytes.saturating_mul(2));
+        rocks.set_max_total_wal_size(u64::MAX);
     } else {
         rocks.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         rocks.set_recycle_log_file_num(0);
@@ -557,11 +636,15 @@ impl ScannedLog {
     fn held(&self) -> Result<Option<&Range<u64>>> {
         match &self.held {
             Ok(held) => Ok(held.as_ref()),
-            Err(finding) => Err(self.damaged(
-                finding.place,
-                "records to the end, or a torn one with nothing behind it",
-                finding.what,
-            )),
+            Err(finding) => {
+                let next = finding.held.as_ref().map_or_else(
+                    || "its first sequence number".to_owned(),
+                    |held| format!("sequence number {}", held.end),
+                );
+                let expected = "records to the end, or a torn one with nothing behind it";
+                let found = format!("{} where {next} should stand", finding.what);
+                Err(self.damaged(finding.place, expected, &found))
+            }
         }
     }
 

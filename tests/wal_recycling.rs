@@ -11,8 +11,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{database_dir, entries, hard_state, wal_files};
-use raft_rocks::{FsyncPolicy, Options, RaftMachineStorage, Result};
+use common::{database_dir, entries, entry, hard_state, wal_files};
+use raft_rocks::{FsyncPolicy, Options, RaftMachineStorage, RaftStore, Result};
 
 const HEADER_LEN: usize = 11;
 /// Hard states written into the recycled log, in a write each.
@@ -191,6 +191,41 @@ fn a_log_that_was_overwritten_and_lost_its_new_name_is_no_damage() {
             (crashed.last_index, crashed.term)
         );
     }
+}
+
+/// The argument for recycling needs logs that are switched with nothing unsynced in them. When
+/// RocksDB switches by itself, its own log of events names another reason than a flush by hand.
+#[test]
+fn rocksdb_never_switches_recycled_logs_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.column_families = vec!["kv".to_owned()];
+    let store = RaftStore::open(dir.path(), options).unwrap();
+    std::thread::scope(|threads| {
+        for group in 1..=4 {
+            let storage = store.group(group).unwrap();
+            threads.spawn(move || {
+                for index in 1..500 {
+                    // Smaller than a memtable together, and now and then larger.
+                    let len = if index % 50 == 0 { 200_000 } else { 600 };
+                    let entries = [entry(index, 1, vec![7; len])];
+                    let batch = storage.batch().entries(&entries).put("kv", "key", "value");
+                    batch.submit(|result| result.unwrap()).unwrap();
+                }
+            });
+        }
+    });
+    store.sync().unwrap();
+    let events = std::fs::read_to_string(database_dir(dir.path()).join("LOG")).unwrap();
+    let reasons: Vec<&str> = events
+        .lines()
+        .filter_map(|line| line.split(r#""flush_reason": "#).nth(1))
+        .collect();
+    assert!(reasons.len() > 10, "{} flushes", reasons.len());
+    for reason in reasons {
+        assert!(reason.starts_with(r#""Manual Flush""#), "{reason}");
+    }
+    assert!(events.contains("reusing log"), "a recycled log");
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use std::io::Read;
 
-use raft::eraftpb::{Entry, HardState};
+use raft::eraftpb::{Entry, HardState, Snapshot};
 use raft_rocks::{RaftMachineStorage, Result};
 
 use super::{conf_state, entry, hard_state, snapshot};
@@ -53,6 +53,31 @@ impl Op {
         !matches!(self, Op::Applied(_) | Op::Compact(_))
     }
 
+    /// Performs it without waiting for the disk where that is possible: the others return when
+    /// they are acknowledged, and tell it all the same.
+    pub fn submit(
+        &self,
+        storage: &RaftMachineStorage,
+        on_durable: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        let batch = storage.batch();
+        match self {
+            Op::Ready(entries, state) => {
+                batch.entries(entries).hard_state(state).submit(on_durable)
+            }
+            Op::Vote(state) => batch.hard_state(state).submit(on_durable),
+            Op::Applied(index) => batch.applied(*index).submit(on_durable),
+            Op::Install(index, term, len) => batch
+                .snapshot(&installed(*index, *term, *len))
+                .submit(on_durable),
+            Op::Snapshot(..) | Op::Compact(_) => {
+                self.perform(storage)?;
+                on_durable(Ok(()));
+                Ok(())
+            }
+        }
+    }
+
     pub fn perform(&self, storage: &RaftMachineStorage) -> Result<()> {
         match self {
             Op::Ready(entries, state) => storage.batch().entries(entries).hard_state(state).write(),
@@ -62,7 +87,7 @@ impl Op {
                 storage.create_snapshot(*index, &conf_state(&[1, 2, 3]), &vec![FILL; *len])
             }
             Op::Install(index, term, len) => {
-                storage.apply_snapshot(&snapshot(*index, *term, &[1, 2, 3], vec![FILL; *len]))
+                storage.apply_snapshot(&installed(*index, *term, *len))
             }
             Op::Compact(to) => storage.compact(*to),
         }
@@ -188,6 +213,10 @@ impl Expected {
             snapshot: found_snapshot(storage),
         }
     }
+}
+
+fn installed(index: u64, term: u64, len: usize) -> Snapshot {
+    snapshot(index, term, &[1, 2, 3], vec![FILL; len])
 }
 
 /// A node votes once in a term.

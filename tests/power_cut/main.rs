@@ -25,6 +25,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use common::workload::{Expected, Workload};
 use disk::Disk;
@@ -33,22 +34,22 @@ use raft_rocks::{FsyncPolicy, Options, RaftStore, Result};
 const CHILD: &str = "RAFT_ROCKS_CUT_CHILD";
 /// Power cuts that one file system goes through.
 const CUTS_PER_DISK: u64 = 20;
-/// How far beyond the reported writes a group may be: the one write under way.
-const UNDER_WAY: u64 = 1;
+/// Writes of a group that may be under way: it may be that far beyond the reported ones.
+const UNDER_WAY_MAX: u64 = 8;
 
 /// When a write is synced, and so what a power cut may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Syncs {
-    /// Within the write, before it is acknowledged: nothing is lost.
+    /// Each write is waited for: nothing is lost.
     Always,
-    /// Apart from it, before it is acknowledged, while other groups write on: nothing is lost.
-    Apart,
+    /// Writes are submitted, several at a time, and acknowledged later: nothing is lost.
+    Submitted,
     /// Not at all: the control.
     Never,
 }
 
 impl Syncs {
-    const ALL: [Syncs; 3] = [Syncs::Always, Syncs::Apart, Syncs::Never];
+    const ALL: [Syncs; 3] = [Syncs::Always, Syncs::Submitted, Syncs::Never];
 
     fn may_lose(self) -> bool {
         self == Syncs::Never
@@ -107,7 +108,7 @@ impl Setup {
         let mut options = Options::default();
         options.memtable_bytes = self.memtable_bytes;
         options.recycle_wal = self.recycle_wal;
-        if self.syncs != Syncs::Always {
+        if self.syncs.may_lose() {
             options.fsync = FsyncPolicy::Never;
         }
         RaftStore::open(&self.store, options)
@@ -146,41 +147,72 @@ fn child(setup: &Setup) {
         .write(true)
         .open(&setup.acknowledged)
         .unwrap();
-    let total = AtomicU64::new(0);
+    let reports = Arc::new(Reports {
+        file: report,
+        total: AtomicU64::new(0),
+        cut_after: setup.cut_after,
+    });
     std::thread::scope(|threads| {
         for (group, done) in (0..).zip(setup.read_acknowledged()) {
-            let (store, report, total) = (&store, &report, &total);
-            threads.spawn(move || write_group(setup, store, group, done, report, total));
+            let (store, reports) = (&store, Arc::clone(&reports));
+            threads.spawn(move || write_group(setup, store, group, done, &reports));
         }
     });
 }
 
+/// Where the child tells what has been acknowledged.
+struct Reports {
+    file: File,
+    total: AtomicU64,
+    cut_after: u64,
+}
+
+impl Reports {
+    fn acknowledged(&self, group: u64, done: u64) {
+        self.file
+            .write_all_at(&done.to_le_bytes(), group * 8)
+            .unwrap();
+        if self.total.fetch_add(1, Ordering::Relaxed) + 1 == self.cut_after {
+            println!("cut me");
+        }
+    }
+}
+
 /// Writes to one group until the power is gone.
-fn write_group(
-    setup: &Setup,
-    store: &RaftStore,
-    group: u64,
-    mut done: u64,
-    report: &File,
-    total: &AtomicU64,
-) {
+fn write_group(setup: &Setup, store: &RaftStore, group: u64, mut done: u64, to: &Arc<Reports>) {
     let storage = store.group(group).unwrap();
     let mut workload = setup.workload(group, done);
+    let (ended, ends) = mpsc::channel();
+    let mut under_way = 0;
     loop {
-        let op = workload.next();
-        let mut written = op.perform(&storage);
-        if setup.syncs == Syncs::Apart && op.is_synced() {
-            written = written.and_then(|()| store.sync());
-        }
-        if let Err(e) = written {
-            // The power is gone; whatever else it is, the parent misses the child's word.
-            eprintln!("group {group}, write {}: {e}", done + 1);
-            return;
-        }
         done += 1;
-        report.write_all_at(&done.to_le_bytes(), group * 8).unwrap();
-        if total.fetch_add(1, Ordering::Relaxed) + 1 == setup.cut_after {
-            println!("cut me");
+        let op = workload.next();
+        let (to, ended) = (Arc::clone(to), ended.clone());
+        let on_durable = move |result: Result<()>| {
+            if result.is_ok() {
+                to.acknowledged(group, done);
+            }
+            let _ = ended.send(result);
+        };
+        let submitted = if setup.syncs == Syncs::Submitted {
+            op.submit(&storage, on_durable)
+        } else {
+            on_durable(op.perform(&storage));
+            Ok(())
+        };
+        under_way += 1;
+        let has_to_wait = setup.syncs != Syncs::Submitted || under_way == UNDER_WAY_MAX;
+        let result = submitted.and_then(|()| {
+            if has_to_wait {
+                under_way -= 1;
+                return ends.recv().unwrap();
+            }
+            Ok(())
+        });
+        if let Err(e) = result {
+            // The power is gone; whatever else it is, the parent misses the child's word.
+            eprintln!("group {group}, write {done}: {e}");
+            return;
         }
     }
 }
@@ -359,7 +391,7 @@ impl Run {
         {
             self.seen.acknowledged += acknowledged - group.done;
             let found = Expected::found_in(&store.group(group.id).unwrap());
-            let Some((done, needed)) = group.go_to(&found, *acknowledged, reported + UNDER_WAY)
+            let Some((done, needed)) = group.go_to(&found, *acknowledged, reported + UNDER_WAY_MAX)
             else {
                 self.seen.wrong += 1;
                 eprintln!(
@@ -462,10 +494,10 @@ macro_rules! nothing_is_lost {
 
 nothing_is_lost!(synced_writes_survive, Syncs::Always, false);
 nothing_is_lost!(synced_writes_survive_in_recycled_logs, Syncs::Always, true);
-nothing_is_lost!(writes_synced_together_survive, Syncs::Apart, false);
+nothing_is_lost!(submitted_writes_survive, Syncs::Submitted, false);
 nothing_is_lost!(
-    writes_synced_together_survive_in_recycled_logs,
-    Syncs::Apart,
+    submitted_writes_survive_in_recycled_logs,
+    Syncs::Submitted,
     true
 );
 
