@@ -67,6 +67,8 @@ struct Setup {
     memtable_bytes: usize,
     syncs: Syncs,
     recycle_wal: bool,
+    /// Whether the application has a column family, whose memtable is flushed apart.
+    application: bool,
     /// Acknowledgements in this life of the child after which it asks for the cut; zero asks
     /// before the store is opened.
     cut_after: u64,
@@ -82,6 +84,7 @@ impl Setup {
             self.memtable_bytes.to_string(),
             (self.syncs as u8).to_string(),
             u8::from(self.recycle_wal).to_string(),
+            u8::from(self.application).to_string(),
             self.cut_after.to_string(),
         ]
         .join("\n")
@@ -100,6 +103,7 @@ impl Setup {
             memtable_bytes: number() as usize,
             syncs: Syncs::ALL[number() as usize],
             recycle_wal: number() == 1,
+            application: number() == 1,
             cut_after: number(),
         }
     }
@@ -108,6 +112,9 @@ impl Setup {
         let mut options = Options::default();
         options.memtable_bytes = self.memtable_bytes;
         options.recycle_wal = self.recycle_wal;
+        if self.application {
+            options.column_families = vec!["kv".to_owned()];
+        }
         if self.syncs.may_lose() {
             options.fsync = FsyncPolicy::Never;
         }
@@ -187,6 +194,14 @@ fn write_group(setup: &Setup, store: &RaftStore, group: u64, mut done: u64, to: 
     loop {
         done += 1;
         let op = workload.next();
+        if setup.application && done % 16 == 0 {
+            let batch = storage
+                .batch()
+                .put("kv", group.to_le_bytes(), done.to_le_bytes());
+            if batch.write().is_err() {
+                return;
+            }
+        }
         let (to, ended) = (Arc::clone(to), ended.clone());
         let on_durable = move |result: Result<()>| {
             if result.is_ok() {
@@ -306,6 +321,7 @@ impl Run {
         while self.seen.cuts < cuts {
             let disk = Disk::new()?;
             self.use_up(disk, (cuts - self.seen.cuts).min(CUTS_PER_DISK));
+            eprintln!("{}: {:?}", self.test, self.seen);
         }
         Ok(())
     }
@@ -328,6 +344,7 @@ impl Run {
                 .unwrap_or(sizes[self.random.usize(..sizes.len())]),
             syncs: self.syncs,
             recycle_wal: self.recycle_wal,
+            application: self.random.bool(),
             cut_after: 0,
         };
         let mut groups: Vec<Group> = (0..setup.groups).map(|id| Group::new(&setup, id)).collect();
@@ -476,7 +493,6 @@ fn run(test: &'static str, syncs: Syncs, recycle_wal: bool) -> Option<Seen> {
         eprintln!("NOT RUN: power cuts need root, ext4 and loop devices: {lacking}");
         return None;
     }
-    eprintln!("{test}: {:?}", run.seen);
     Some(run.seen)
 }
 
