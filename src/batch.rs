@@ -7,12 +7,14 @@
 //! installed snapshot, entries, hard state, commit, configuration and applied index, created
 //! snapshot, compaction.
 
-use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, SnapshotMetadata};
 
-use crate::db::{Changes, Db};
+use crate::changes::{Batch, Changes};
+use crate::db::Db;
+use crate::entry_cache::Chunk;
 use crate::error::{Error, Result};
 use crate::group_state::GroupState;
 use crate::keys::{self, Meta};
@@ -25,6 +27,12 @@ use crate::snapshot::StagedSnapshot;
 /// A tail up to this long is deleted entry by entry: range tombstones cost every later read
 /// that crosses them.
 const POINT_DELETES_MAX: u64 = 64;
+
+/// What a put of an entry takes beyond its record, at most: tag, lengths, key.
+const PUT_OVERHEAD_BYTES: usize = 48;
+
+/// What the states take that change with most appends.
+const METAS_BYTES: usize = 256;
 
 /// The last index a log can have: one more must still be a number.
 const INDEX_MAX: u64 = u64::MAX - 1;
@@ -78,8 +86,7 @@ pub(crate) struct ApplicationPut {
 #[derive(Default)]
 pub(crate) struct Write<'a> {
     pub install: Option<IncomingSnapshot>,
-    /// Owned when the cache may keep them without another copy.
-    pub entries: Vec<Cow<'a, [Entry]>>,
+    pub entries: Vec<&'a [Entry]>,
     pub hard_state: Option<HardState>,
     pub commit: Option<u64>,
     pub conf_state: Option<(ConfState, u64)>,
@@ -103,9 +110,10 @@ pub(crate) struct Compact {
 }
 
 /// A write that has been checked and encoded.
-pub(crate) struct Staged<'a> {
-    pub changes: Changes,
-    pub entries: Vec<Cow<'a, [Entry]>>,
+pub(crate) struct Staged {
+    pub changes: Arc<Batch>,
+    /// The entries it appends, in order, in the bytes of `changes`.
+    pub appended: Vec<Chunk>,
     /// What holds once `changes` are committed.
     pub next: GroupState,
     pub sync: Sync,
@@ -124,17 +132,13 @@ pub(crate) struct Staged<'a> {
 /// # Errors
 /// The refusals of [`RaftMachineStorage`](crate::RaftMachineStorage)'s operations. Nothing
 /// was written, and files staged for the write are removed.
-pub(crate) fn stage<'a>(
-    db: &Db,
-    group: u64,
-    state: &GroupState,
-    mut write: Write<'a>,
-) -> Result<Staged<'a>> {
+pub(crate) fn stage(db: &Db, group: u64, state: &GroupState, write: Write<'_>) -> Result<Staged> {
     let mut draft = Draft {
         db,
         group,
         next: state.clone(),
         changes: Changes::default(),
+        appended: Vec::new(),
         installed: false,
         kept_last: state.last_index(),
         highest: state.last_index(),
@@ -142,8 +146,7 @@ pub(crate) fn stage<'a>(
     };
     let has_application = !write.application.is_empty();
     let must_sync = write.must_sync;
-    let entries = std::mem::take(&mut write.entries);
-    draft.apply(write, &entries)?;
+    draft.apply(write)?;
     draft.next.check().map_err(|(expected, found)| {
         Error::invalid_batch(format!("it would leave {found} where {expected} is needed"))
     })?;
@@ -153,10 +156,17 @@ pub(crate) fn stage<'a>(
         draft.next.exists = true;
         draft.put_metas(state)?;
     }
+    let sync = sync_needed(state, &draft, must_sync);
+    let changes = Arc::new(draft.changes.finish());
+    let chunk = |(first, places)| Chunk {
+        first,
+        places,
+        bytes: Arc::clone(&changes),
+    };
     Ok(Staged {
-        sync: sync_needed(state, &draft, must_sync),
-        changes: draft.changes,
-        entries,
+        sync,
+        appended: draft.appended.into_iter().map(chunk).collect(),
+        changes,
         next: draft.next,
         installed: draft.installed,
         kept_last: draft.kept_last,
@@ -195,6 +205,8 @@ struct Draft<'a> {
     group: u64,
     next: GroupState,
     changes: Changes,
+    /// First index and places of each run of entries.
+    appended: Vec<(u64, Vec<Range<usize>>)>,
     installed: bool,
     kept_last: u64,
     /// The highest index that has a key on disk or in `changes`.
@@ -203,14 +215,14 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn apply(&mut self, write: Write<'_>, entries: &[Cow<'_, [Entry]>]) -> Result<()> {
+    fn apply(&mut self, write: Write<'_>) -> Result<()> {
         if let Some(conf_state) = write.initialize {
             self.initialize(conf_state)?;
         }
         if let Some(snapshot) = write.install {
             self.install(snapshot)?;
         }
-        for entries in entries {
+        for entries in write.entries {
             self.append(entries)?;
         }
         if let Some(hard_state) = write.hard_state {
@@ -301,7 +313,11 @@ impl Draft<'_> {
         self.kept_last = self.kept_last.min(first.index - 1);
 
         let mut key = keys::entry(self.group, first.index);
-        let mut value = Vec::new();
+        let bytes = entries
+            .iter()
+            .map(|entry| record::entry_len(entry) + PUT_OVERHEAD_BYTES);
+        self.changes.reserve(bytes.sum::<usize>() + METAS_BYTES);
+        let mut places = Vec::with_capacity(entries.len());
         for entry in entries {
             let last = self.next.last_index();
             if entry.index != last + 1 || entry.index > INDEX_MAX {
@@ -318,11 +334,14 @@ impl Draft<'_> {
                     entry.index, entry.term
                 )));
             }
-            record::encode_entry(self.group, entry, &mut value)?;
             keys::set_index(&mut key, entry.index);
-            self.db.put(&mut self.changes, &key, &value)?;
+            let encode = |out: &mut Vec<u8>| record::append_entry(self.group, entry, out);
+            let len = record::entry_len(entry);
+            let place = self.db.put_with(&mut self.changes, &key, len, encode)?;
+            places.push(place);
             self.next.terms.push(entry.term);
         }
+        self.appended.push((first.index, places));
         self.highest = self.highest.max(self.next.last_index());
         Ok(())
     }
@@ -522,16 +541,18 @@ impl Draft<'_> {
 
     fn put<R: MetaRecord>(&mut self, record: &R) -> Result<()> {
         let key = keys::meta(self.group, R::META);
-        self.db.put(
-            &mut self.changes,
-            &key,
-            &record::encode_meta(self.group, record),
-        )
+        let encode = |out: &mut Vec<u8>| {
+            record::append_meta(self.group, record, out);
+            Ok(())
+        };
+        let len = record::meta_len(record);
+        let put = self.db.put_with(&mut self.changes, &key, len, encode);
+        put.map(|_| ())
     }
 }
 
 /// The removal of everything a group has.
-pub(crate) fn stage_destroy(db: &Db, group: u64) -> Result<Changes> {
+pub(crate) fn stage_destroy(db: &Db, group: u64) -> Result<Arc<Batch>> {
     let mut changes = Changes::default();
     for meta in Meta::ALL {
         db.delete(&mut changes, &keys::meta(group, meta))?;
@@ -541,5 +562,5 @@ pub(crate) fn stage_destroy(db: &Db, group: u64) -> Result<Changes> {
         &keys::entry(group, 0),
         &keys::entries_end(group),
     )?;
-    Ok(changes)
+    Ok(Arc::new(changes.finish()))
 }

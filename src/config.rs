@@ -72,8 +72,9 @@ pub struct Options {
     /// at about the speed of the disk.
     pub verify: VerifyOnOpen,
 
-    /// Memory for the tails of all logs of the store together, in bytes as raft-rs counts
-    /// entries; each open group gets an equal share. Followers that keep up and the
+    /// Memory for the tails of all logs of the store together, in bytes; each open group gets
+    /// an equal share. What has been submitted and is not acknowledged is held beyond it, up
+    /// to [`write_queue_bytes`](Options::write_queue_bytes). Followers that keep up and the
     /// application are served from it. Default: 32 MiB. Zero: no cache, every read goes to
     /// RocksDB.
     pub entry_cache_bytes: usize,

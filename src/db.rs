@@ -27,6 +27,7 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
+use crate::changes::{self, Batch, Changes, PutTag};
 use crate::config::{Options, RAFT_COLUMN_FAMILY};
 use crate::error::{Error, Result};
 use crate::keys;
@@ -50,47 +51,11 @@ pub struct Counters {
     pub wal_bytes: u64,
 }
 
-/// The changes of one atomic write.
-#[derive(Default)]
-pub(crate) struct Changes {
-    batch: WriteBatch,
-}
-
-impl Changes {
-    /// What they hold in memory, and will take in the log.
-    pub(crate) fn bytes(&self) -> usize {
-        self.batch.size_in_bytes()
-    }
-}
-
-/// A batch as RocksDB keeps it: sequence number (8), count of records (4), records
-/// (`db/write_batch.cc`).
-const BATCH_HEADER_LEN: usize = 12;
-
-/// One batch of the records of all. Bytes are joined: RocksDB's C interface cannot append one
-/// batch to another.
-fn merge(changes: &[Changes]) -> WriteBatch {
-    let records = |changes: &Changes| changes.batch.size_in_bytes() - BATCH_HEADER_LEN;
-    let bytes = BATCH_HEADER_LEN + changes.iter().map(records).sum::<usize>();
-    let count = changes
-        .iter()
-        .map(|changes| changes.batch.len())
-        .sum::<usize>();
-    let mut merged = Vec::with_capacity(bytes);
-    merged.extend_from_slice(&[0; 8]);
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    merged.extend_from_slice(&count.to_le_bytes());
-    for changes in changes {
-        let records = changes.batch.data().get(BATCH_HEADER_LEN..);
-        merged.extend_from_slice(records.unwrap_or_default());
-    }
-    WriteBatch::from_data(&merged)
-}
-
 /// The database, shared by every group of a store.
 pub(crate) struct Db {
     rocks: Arc<DB>,
     column_family: String,
+    put_tag: PutTag,
     poison: Poison,
     /// `None` when logs are not recycled: then RocksDB may switch them as it likes.
     wal_switch: Option<WalSwitch>,
@@ -266,6 +231,7 @@ impl Db {
         lock: Option<File>,
     ) -> Result<Db> {
         let db = Db {
+            put_tag: learn_put_tag(&rocks, column_family)?,
             rocks,
             column_family: column_family.to_owned(),
             poison: Poison::default(),
@@ -303,7 +269,7 @@ impl Db {
         };
         let mut changes = Changes::default();
         self.put(&mut changes, keys::FORMAT, &record::encode_format(&format))?;
-        self.write(vec![changes])?;
+        self.write(&[&changes.finish()])?;
         self.sync()
     }
 
@@ -332,14 +298,30 @@ impl Db {
 
     /// Adds a raft record to `changes`.
     pub(crate) fn put(&self, changes: &mut Changes, key: &[u8], value: &[u8]) -> Result<()> {
-        check_len(|| keys::display(key), value.len())?;
-        changes.batch.put_cf(&raft_family!(self), key, value);
-        Ok(())
+        let copy = |out: &mut Vec<u8>| {
+            out.extend_from_slice(value);
+            Ok(())
+        };
+        self.put_with(changes, key, value.len(), copy).map(|_| ())
+    }
+
+    /// Adds a raft record of `len` bytes, which `encode` appends; returns where it stands.
+    pub(crate) fn put_with(
+        &self,
+        changes: &mut Changes,
+        key: &[u8],
+        len: usize,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<Range<usize>> {
+        check_len(|| keys::display(key), len)?;
+        changes.put(&self.put_tag, key, len, encode)
     }
 
     /// Adds the removal of a raft record to `changes`.
     pub(crate) fn delete(&self, changes: &mut Changes, key: &[u8]) -> Result<()> {
-        changes.batch.delete_cf(&raft_family!(self), key);
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(&raft_family!(self), key);
+        changes.append(batch.data());
         Ok(())
     }
 
@@ -350,9 +332,9 @@ impl Db {
         low: &[u8],
         high: &[u8],
     ) -> Result<()> {
-        changes
-            .batch
-            .delete_range_cf(&raft_family!(self), low, high);
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(&raft_family!(self), low, high);
+        changes.append(batch.data());
         Ok(())
     }
 
@@ -377,27 +359,25 @@ impl Db {
         };
         let len = key.len().max(value.map_or(0, <[u8]>::len));
         check_len(|| format!("a key of column family {family:?}"), len)?;
+        let mut batch = WriteBatch::default();
         match value {
-            Some(value) => changes.batch.put_cf(&handle, key, value),
-            None => changes.batch.delete_cf(&handle, key),
+            Some(value) => batch.put_cf(&handle, key, value),
+            None => batch.delete_cf(&handle, key),
         }
+        changes.append(batch.data());
         Ok(())
     }
 
-    /// Writes all `changes`, in order, as one: all or none of them. Not synced.
+    /// Writes all `batches`, in order, as one: all or none of them. Not synced.
     ///
     /// # Errors
     /// [`Error::Rocks`]: whether the changes reached the disk is unknown; the handle is
     /// poisoned. [`Error::Poisoned`]: nothing was written.
-    pub(crate) fn write(&self, mut changes: Vec<Changes>) -> Result<()> {
+    pub(crate) fn write(&self, batches: &[&Batch]) -> Result<()> {
         self.poison.check()?;
-        let batch = match changes.pop() {
-            Some(only) if changes.is_empty() => only.batch,
-            Some(last) => {
-                changes.push(last);
-                merge(&changes)
-            }
-            None => return Ok(()),
+        let batch = match batches {
+            [only] => WriteBatch::from_data(only.bytes()),
+            all => WriteBatch::from_data(changes::join(all.iter().copied()).bytes()),
         };
         if let Some(switch) = &self.wal_switch {
             if switch.is_due() {
@@ -480,6 +460,22 @@ impl Db {
         }
         iterator.status().map_err(Error::rocks("read"))
     }
+}
+
+/// How RocksDB begins a put into this column family.
+fn learn_put_tag(rocks: &DB, column_family: &str) -> Result<PutTag> {
+    const KEY: &[u8] = b"key";
+    let mut batch = WriteBatch::default();
+    if let Some(family) = rocks.cf_handle(column_family) {
+        batch.put_cf(&family, KEY, b"");
+    }
+    PutTag::learn(batch.data(), KEY).ok_or_else(|| Error::InvalidOptions {
+        field: "column_family",
+        reason: format!(
+            "a write batch of this RocksDB for {column_family:?} is not laid out as this version \
+             of raft-rocks knows it; use the RocksDB it was released with"
+        ),
+    })
 }
 
 /// RocksDB's C interface drops what is longer from a batch without a word.
@@ -802,6 +798,34 @@ mod tests {
         assert!(check(u32::MAX as usize - 8).is_ok());
         let error = check(u32::MAX as usize - 7).unwrap_err();
         assert!(error.to_string().contains("4 GiB"), "{error}");
+    }
+
+    #[test]
+    fn batches_are_what_rocksdb_makes_of_the_same_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = rocksdb::Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let rocks = DB::open_cf(&options, dir.path(), ["default", "other"]).unwrap();
+        for family in ["default", "other"] {
+            let tag = learn_put_tag(&rocks, family).unwrap();
+            let handle = rocks.cf_handle(family).unwrap();
+            let (mut changes, mut theirs) = (Changes::default(), WriteBatch::default());
+            for len in [0, 1, 127, 128, 300, 70_000] {
+                let (key, value) = (vec![b'k'; len / 7], vec![b'v'; len]);
+                let copy = |out: &mut Vec<u8>| {
+                    out.extend_from_slice(&value);
+                    Ok(())
+                };
+                changes.put(&tag, &key, len, copy).unwrap();
+                theirs.put_cf(&handle, &key, &value);
+                let mut single = WriteBatch::default();
+                single.delete_range_cf(&handle, b"a", b"b");
+                changes.append(single.data());
+                theirs.delete_range_cf(&handle, b"a", b"b");
+            }
+            assert_eq!(changes.finish().bytes(), theirs.data(), "{family}");
+        }
     }
 
     #[test]

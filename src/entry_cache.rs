@@ -1,25 +1,62 @@
 //! The tail of the log, bounded in bytes. Pure.
 //!
 //! raft-rs reads what it just wrote: to send it to followers that keep up and to apply it.
-//! That tail is answered from here; anything older comes from RocksDB.
+//! That tail is answered from here; anything older comes from RocksDB. Entries stand in the
+//! bytes of the write that brought them, so that keeping them copies nothing.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 
-use protobuf::Message as _;
 use raft::eraftpb::Entry;
 
-/// What an entry costs beyond its encoded size: the struct and its two buffers.
-const ENTRY_OVERHEAD_BYTES: usize = 96;
+use crate::changes::Batch;
+use crate::record;
+
+/// What a chunk costs beyond its bytes and places.
+const CHUNK_OVERHEAD_BYTES: usize = 96;
+
+/// Consecutive entries, in the bytes of one write.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    /// The index of the first.
+    pub first: u64,
+    /// Where each one's record stands in `bytes`.
+    pub places: Vec<Range<usize>>,
+    pub bytes: Arc<Batch>,
+}
+
+impl Chunk {
+    fn end(&self) -> u64 {
+        self.first + self.places.len() as u64
+    }
+
+    fn cost(&self) -> usize {
+        let places = self.places.capacity() * size_of::<Range<usize>>();
+        self.bytes.capacity() + places + CHUNK_OVERHEAD_BYTES
+    }
+
+    fn entries(&self, skip: usize) -> impl Iterator<Item = Entry> {
+        let places = self.places.iter().enumerate().skip(skip);
+        places.map_while(|(at, place)| {
+            let record = self.bytes.bytes().get(place.clone())?;
+            let entry = record::recall_entry(self.first + at as u64, record);
+            debug_assert!(entry.is_ok(), "it was encoded here");
+            entry.ok()
+        })
+    }
+}
 
 /// The newest entries of a log.
 ///
 /// Invariants:
 /// 1. The entries are contiguous and end at the last index of the log, or there are none.
-/// 2. Their bytes do not exceed the budget, but for pinned entries: nothing else holds those.
+/// 2. No chunk is empty.
+/// 3. The chunks cost no more than the budget, but for those with pinned entries: nothing else
+///    holds them.
 #[derive(Debug)]
-pub struct EntryCache {
-    entries: VecDeque<Entry>,
+pub(crate) struct EntryCache {
+    chunks: VecDeque<Chunk>,
     bytes: usize,
     bytes_max: usize,
     /// Entries from here on stay, whatever they cost.
@@ -28,214 +65,203 @@ pub struct EntryCache {
 
 impl EntryCache {
     /// An empty cache that holds up to `bytes_max` bytes.
-    pub fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         EntryCache {
-            entries: VecDeque::new(),
+            chunks: VecDeque::new(),
             bytes: 0,
             bytes_max,
             pinned_from: u64::MAX,
         }
     }
 
-    #[cfg(test)]
-    /// The bytes held, by the cache's own count.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Changes the budget, dropping the oldest entries that no longer fit.
-    pub fn set_bytes_max(&mut self, bytes_max: usize) {
+    /// Changes the budget, dropping the oldest chunks that no longer fit.
+    pub(crate) fn set_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
         self.evict();
     }
 
     /// Keeps entries from `index` on until it is called again; `u64::MAX` keeps none. What no
     /// longer fits goes with the next [`evict`](Self::evict).
-    pub fn pin(&mut self, index: u64) {
+    pub(crate) fn pin(&mut self, index: u64) {
         self.pinned_from = index;
     }
 
     /// Appends entries that follow the log's last one, after anything at or past the first of
-    /// them has been dropped. Borrowed ones are copied if they will stay.
-    pub fn append(&mut self, entries: Cow<'_, [Entry]>) {
-        let Some(first) = entries.first() else { return };
-        let first = first.index;
-        self.truncate_from(first);
-        if self.last_index().is_some_and(|last| last + 1 != first) {
+    /// them has been dropped.
+    pub(crate) fn append(&mut self, chunk: Chunk) {
+        if chunk.places.is_empty() {
+            return;
+        }
+        self.truncate_from(chunk.first);
+        if self
+            .chunks
+            .back()
+            .is_some_and(|last| last.end() != chunk.first)
+        {
             self.clear();
         }
-        match entries {
-            Cow::Owned(entries) => entries.into_iter().for_each(|entry| self.push(entry)),
-            Cow::Borrowed(entries) => {
-                let skip = self.count_without_room(entries);
-                if skip > 0 {
-                    self.clear();
-                }
-                let kept = entries.iter().skip(skip);
-                kept.for_each(|entry| self.push(entry.clone()));
-            }
-        }
+        self.bytes += chunk.cost();
+        self.chunks.push_back(chunk);
         self.evict();
     }
 
-    /// How many of `entries`, from the first on, would be dropped again at once.
-    fn count_without_room(&self, entries: &[Entry]) -> usize {
-        let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            bytes += cost(entry);
-            bytes <= self.bytes_max || entry.index >= self.pinned_from
-        };
-        entries.len() - entries.iter().rev().take_while(fits).count()
-    }
-
-    fn push(&mut self, entry: Entry) {
-        self.bytes += cost(&entry);
-        self.entries.push_back(entry);
-    }
-
-    fn last_index(&self) -> Option<u64> {
-        self.entries.back().map(|entry| entry.index)
-    }
-
     /// Drops every entry at or past `index`.
-    pub fn truncate_from(&mut self, index: u64) {
-        while self
-            .entries
-            .back()
-            .is_some_and(|entry| entry.index >= index)
-        {
+    pub(crate) fn truncate_from(&mut self, index: u64) {
+        while self.chunks.back().is_some_and(|chunk| chunk.first >= index) {
             self.pop(VecDeque::pop_back);
+        }
+        if let Some(last) = self.chunks.back_mut() {
+            // Its bytes are held, and counted, as before.
+            let len = usize::try_from(index - last.first).unwrap_or(usize::MAX);
+            last.places.truncate(len);
         }
     }
 
     /// Drops every entry before `index`.
-    pub fn compact(&mut self, index: u64) {
+    pub(crate) fn compact(&mut self, index: u64) {
         while self
-            .entries
+            .chunks
             .front()
-            .is_some_and(|entry| entry.index < index)
+            .is_some_and(|chunk| chunk.end() <= index)
         {
             self.pop(VecDeque::pop_front);
+        }
+        if let Some(first) = self.chunks.front_mut()
+            && first.first < index
+        {
+            let count = usize::try_from(index - first.first).unwrap_or(usize::MAX);
+            first.places.drain(..count.min(first.places.len()));
+            first.first = index;
         }
     }
 
     /// Drops everything.
-    pub fn clear(&mut self) {
-        self.entries.clear();
+    pub(crate) fn clear(&mut self) {
+        self.chunks.clear();
         self.bytes = 0;
     }
 
     /// The first index that is held; `None` when nothing is.
-    pub fn first_index(&self) -> Option<u64> {
-        self.entries.front().map(|entry| entry.index)
+    pub(crate) fn first_index(&self) -> Option<u64> {
+        self.chunks.front().map(|chunk| chunk.first)
     }
 
     /// The entries from `low` on; `None` when `low` is not held.
-    pub fn from(&self, low: u64) -> Option<impl Iterator<Item = &Entry>> {
-        let skip = low.checked_sub(self.first_index()?)?;
-        let skip = usize::try_from(skip)
-            .ok()
-            .filter(|skip| *skip < self.entries.len())?;
-        Some(self.entries.iter().skip(skip))
+    pub(crate) fn from(&self, low: u64) -> Option<impl Iterator<Item = Entry>> {
+        let at = self
+            .chunks
+            .partition_point(|chunk| chunk.first <= low)
+            .checked_sub(1)?;
+        let chunk = self.chunks.get(at).filter(|chunk| low < chunk.end())?;
+        let skip = usize::try_from(low - chunk.first).ok()?;
+        let rest = self.chunks.iter().skip(at + 1);
+        let rest = rest.flat_map(|chunk| chunk.entries(0));
+        Some(chunk.entries(skip).chain(rest))
     }
 
-    /// Drops the oldest entries until the rest fits.
-    pub fn evict(&mut self) {
+    /// Drops the oldest chunks until the rest fits.
+    pub(crate) fn evict(&mut self) {
         let pinned_from = self.pinned_from;
-        let pinned = |entry: &Entry| entry.index >= pinned_from;
-        while self.bytes > self.bytes_max && !self.entries.front().is_some_and(pinned) {
+        let pinned = |chunk: &Chunk| chunk.end() > pinned_from;
+        while self.bytes > self.bytes_max && !self.chunks.front().is_none_or(pinned) {
             self.pop(VecDeque::pop_front);
         }
     }
 
-    fn pop(&mut self, end: impl FnOnce(&mut VecDeque<Entry>) -> Option<Entry>) {
-        match end(&mut self.entries) {
-            Some(entry) => self.bytes -= cost(&entry),
-            None => self.bytes = 0,
+    fn pop(&mut self, end: impl FnOnce(&mut VecDeque<Chunk>) -> Option<Chunk>) {
+        match end(&mut self.chunks) {
+            Some(chunk) if !self.chunks.is_empty() => self.bytes -= chunk.cost(),
+            _ => self.bytes = 0,
         }
     }
-}
-
-fn cost(entry: &Entry) -> usize {
-    entry.compute_size() as usize + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::changes::{Changes, PutTag};
 
-    fn entries(range: std::ops::Range<u64>, len: usize) -> Vec<Entry> {
-        range
+    fn chunk(range: Range<u64>, len: usize) -> Chunk {
+        let mut rocks = vec![0; 12];
+        rocks[8] = 1;
+        rocks.extend_from_slice(&[1, 1, b'k', 0]);
+        let tag = PutTag::learn(&rocks, b"k").unwrap();
+        let mut changes = Changes::default();
+        changes.reserve(range.clone().count() * (len + 32));
+        let first = range.start;
+        let places = range
             .map(|index| {
                 let mut entry = Entry::default();
                 entry.index = index;
                 entry.term = 1;
                 entry.data = vec![7; len].into();
-                entry
+                let encode = |out: &mut Vec<u8>| record::append_entry(5, &entry, out);
+                changes
+                    .put(&tag, b"key", record::entry_len(&entry), encode)
+                    .unwrap()
             })
-            .collect()
+            .collect();
+        let bytes = Arc::new(changes.finish());
+        Chunk {
+            first,
+            places,
+            bytes,
+        }
     }
 
     fn held(cache: &EntryCache) -> Vec<u64> {
-        cache.entries.iter().map(|e| e.index).collect()
+        let from = cache.first_index().unwrap_or(0);
+        let entries = cache.from(from).into_iter().flatten();
+        entries.map(|entry| entry.index).collect()
     }
 
     #[test]
-    fn the_oldest_entries_make_room() {
-        let one = cost(&entries(1..2, 100)[0]);
+    fn the_oldest_chunks_make_room() {
+        let one = chunk(1..2, 100).cost();
         let mut cache = EntryCache::new(3 * one);
-        cache.append(entries(1..6, 100).into());
+        (1..6).for_each(|index| cache.append(chunk(index..index + 1, 100)));
         assert_eq!(held(&cache), [3, 4, 5]);
-        assert!(cache.bytes() <= 3 * one);
+        assert_eq!(cache.bytes, 3 * one);
         cache.set_bytes_max(one);
         assert_eq!(held(&cache), [5]);
     }
 
     #[test]
-    fn an_entry_larger_than_the_budget_leaves_an_empty_cache() {
-        let mut cache = EntryCache::new(200);
-        cache.append(entries(1..3, 4096).into());
-        assert_eq!((held(&cache).len(), cache.bytes()), (0, 0));
-    }
-
-    #[test]
-    fn what_would_not_stay_is_not_copied_and_leaves_the_newest() {
-        let all = entries(1..9, 100);
-        let one = cost(&all[0]);
-        let mut owned = EntryCache::new(3 * one);
-        owned.append(all.clone().into());
-        let mut borrowed = EntryCache::new(3 * one);
-        borrowed.append(entries(1..2, 1).into());
-        borrowed.append(all[1..].into());
-        assert_eq!(held(&owned), [6, 7, 8]);
-        assert_eq!(held(&borrowed), held(&owned));
-        assert_eq!(borrowed.bytes(), owned.bytes());
+    fn a_chunk_larger_than_the_budget_leaves_an_empty_cache() {
+        let mut cache = EntryCache::new(1000);
+        cache.append(chunk(1..3, 4096));
+        assert_eq!((held(&cache).len(), cache.bytes), (0, 0));
     }
 
     #[test]
     fn pinned_entries_stay_until_they_are_released() {
         let mut cache = EntryCache::new(0);
         cache.pin(3);
-        cache.append(entries(1..6, 100).into());
-        assert_eq!(held(&cache), [3, 4, 5]);
-        cache.append(entries(6..8, 100)[..].into());
+        cache.append(chunk(1..3, 100));
+        assert_eq!(held(&cache), [] as [u64; 0]);
+        cache.append(chunk(3..6, 100));
+        cache.append(chunk(6..8, 100));
         assert_eq!(held(&cache), [3, 4, 5, 6, 7]);
+        cache.pin(5);
+        cache.evict();
+        assert_eq!(held(&cache), [3, 4, 5, 6, 7], "one of a chunk keeps it");
         cache.pin(6);
         cache.evict();
         assert_eq!(held(&cache), [6, 7]);
         cache.pin(u64::MAX);
         cache.evict();
-        assert_eq!((held(&cache).len(), cache.bytes()), (0, 0));
+        assert_eq!((held(&cache).len(), cache.bytes), (0, 0));
     }
 
     #[test]
     fn overwriting_drops_the_old_tail() {
         let mut cache = EntryCache::new(1 << 20);
-        cache.append(entries(1..6, 1).into());
-        cache.append(entries(3..4, 9).into());
+        cache.append(chunk(1..6, 1));
+        cache.append(chunk(3..4, 9));
         assert_eq!(held(&cache), [1, 2, 3]);
-        assert_eq!(cache.entries[2].data.len(), 9);
-        cache.append(entries(9..10, 1).into());
+        let third = cache.from(3).unwrap().next().unwrap();
+        assert_eq!(third.data.len(), 9);
+        cache.append(chunk(9..10, 1));
         assert_eq!(held(&cache), [9], "a gap would make the cache lie");
     }
 
@@ -243,15 +269,54 @@ mod tests {
     fn reads_start_inside_or_not_at_all() {
         let mut cache = EntryCache::new(1 << 20);
         assert!(cache.from(1).is_none());
-        cache.append(entries(4..8, 1).into());
+        cache.append(chunk(4..6, 1));
+        cache.append(chunk(6..8, 1));
         assert!(cache.from(3).is_none() && cache.from(8).is_none());
-        assert_eq!(
-            cache.from(6).unwrap().map(|e| e.index).collect::<Vec<_>>(),
-            [6, 7]
-        );
+        let from = |low| {
+            let read = cache.from(low).unwrap();
+            read.map(|entry| entry.index).collect::<Vec<_>>()
+        };
+        assert_eq!((from(5), from(6)), (vec![5, 6, 7], vec![6, 7]));
+        cache.compact(5);
+        assert_eq!(held(&cache), [5, 6, 7]);
         cache.compact(6);
         assert_eq!(held(&cache), [6, 7]);
         cache.truncate_from(0);
-        assert_eq!((held(&cache).len(), cache.bytes()), (0, 0));
+        assert_eq!((held(&cache).len(), cache.bytes), (0, 0));
+    }
+
+    #[test]
+    fn agrees_with_a_plain_list_of_indexes() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut cache = EntryCache::new(usize::MAX);
+        let mut all: Vec<u64> = Vec::new();
+        for _ in 0..5_000 {
+            let (first, last) = (
+                all.first().copied().unwrap_or(1),
+                all.last().copied().unwrap_or(0),
+            );
+            match random.u8(..6) {
+                0 if last > 0 => {
+                    let index = random.u64(first..=last + 1);
+                    cache.truncate_from(index);
+                    all.retain(|held| *held < index);
+                }
+                1 if last > 0 => {
+                    let index = random.u64(first..=last + 1);
+                    cache.compact(index);
+                    all.retain(|held| *held >= index);
+                }
+                _ => {
+                    let from = random.u64(first.max(last.saturating_sub(3))..=last + 1);
+                    let range = from..from + random.u64(1..5);
+                    cache.append(chunk(range.clone(), 3));
+                    all.retain(|held| *held < from);
+                    all.extend(range);
+                }
+            }
+            assert_eq!(held(&cache), all);
+            let cost: usize = cache.chunks.iter().map(Chunk::cost).sum();
+            assert_eq!(cache.bytes, cost);
+        }
     }
 }

@@ -14,8 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::batch::Sync;
+use crate::changes::Batch;
 use crate::config::{FsyncPolicy, Options};
-use crate::db::{Changes, Db};
+use crate::db::Db;
 use crate::error::{Error, Result};
 use queue::{Backlog, CommitStats, Journal, Limits, Queue, Request};
 
@@ -46,11 +47,12 @@ pub(crate) struct Committed {
 pub(crate) type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
 
 impl Journal for Arc<Db> {
-    type Changes = Changes;
+    type Changes = Arc<Batch>;
     type Error = Error;
 
-    fn write(&self, changes: Vec<Changes>) -> Result<()> {
-        Db::write(self, changes)
+    fn write(&self, changes: Vec<Arc<Batch>>) -> Result<()> {
+        let batches: Vec<&Batch> = changes.iter().map(Arc::as_ref).collect();
+        Db::write(self, &batches)
     }
 
     fn sync(&self) -> Result<()> {
@@ -122,7 +124,7 @@ impl GroupCommit {
     /// [`Error::Rocks`]: whether the changes reached the disk is unknown; the store is
     /// poisoned. [`Error::Poisoned`]: an earlier write or sync failed, or one beside it; as
     /// unknown, unless it is refused at once. [`Error::InvalidBatch`]: called from a callback.
-    pub(crate) fn commit(&self, changes: Changes, sync: Sync) -> Result<Committed> {
+    pub(crate) fn commit(&self, changes: Arc<Batch>, sync: Sync) -> Result<Committed> {
         self.check_thread()?;
         let durable = self.needs_sync(sync);
         let ticket = self.queue.commit(request(Some(changes), durable))?;
@@ -143,7 +145,7 @@ impl GroupCommit {
     ///
     /// # Errors
     /// [`Error::Poisoned`]: nothing was written, or will be.
-    pub(crate) fn reserve(&self, changes: Option<Changes>, sync: Sync) -> Result<Reserved<'_>> {
+    pub(crate) fn reserve(&self, changes: Option<Arc<Batch>>, sync: Sync) -> Result<Reserved<'_>> {
         let request = request(changes, self.needs_sync(sync));
         self.queue.reserve(request.bytes)?;
         Ok(Reserved {
@@ -231,8 +233,8 @@ impl Drop for Submitted<'_> {
     }
 }
 
-fn request(changes: Option<Changes>, sync: bool) -> Request<Arc<Db>> {
-    let bytes = changes.as_ref().map_or(0, Changes::bytes) + WRITE_OVERHEAD_BYTES;
+fn request(changes: Option<Arc<Batch>>, sync: bool) -> Request<Arc<Db>> {
+    let bytes = changes.as_ref().map_or(0, |batch| batch.capacity()) + WRITE_OVERHEAD_BYTES;
     Request {
         changes,
         bytes,

@@ -119,6 +119,7 @@ compile_error!("raft-rs needs a codec: enable prost-codec or protobuf-codec");
 
 mod async_fetch;
 mod batch;
+mod changes;
 mod config;
 mod db;
 mod entry_cache;

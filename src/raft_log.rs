@@ -209,7 +209,7 @@ impl RaftLog {
     pub(crate) fn write(&self, write: Write<'_>) -> Result<()> {
         self.commits.check_thread()?;
         let _writer = self.writer.lock();
-        let mut staged = self.stage(write)?;
+        let staged = self.stage(write)?;
         if staged.is_empty {
             // Nothing to write, but perhaps something to wait for.
             return match staged.sync {
@@ -217,7 +217,7 @@ impl RaftLog {
                 sync => self.commits.barrier(sync),
             };
         }
-        let changes = std::mem::take(&mut staged.changes);
+        let changes = Arc::clone(&staged.changes);
         let committed = self.commits.commit(changes, staged.sync)?;
         let mut memory = self.memory.write();
         let replaced = self.take_into(&mut memory, staged, committed);
@@ -237,9 +237,8 @@ impl RaftLog {
     pub(crate) fn submit(&self, write: Write<'_>, on_durable: OnDurable) -> Result<()> {
         self.commits.check_thread()?;
         let _writer = self.writer.lock();
-        let mut staged = self.stage(write)?;
-        let changes = std::mem::take(&mut staged.changes);
-        let changes = (!staged.is_empty).then_some(changes);
+        let staged = self.stage(write)?;
+        let changes = (!staged.is_empty).then(|| Arc::clone(&staged.changes));
         let reserved = self.commits.reserve(changes, staged.sync)?;
 
         // Held until the state is in place: the acknowledgement, which may come at any time
@@ -271,7 +270,7 @@ impl RaftLog {
     }
 
     /// Checks a write and encodes it; the files it brings are kept from here on.
-    fn stage<'a>(&self, write: Write<'a>) -> Result<Staged<'a>> {
+    fn stage(&self, write: Write<'_>) -> Result<Staged> {
         self.check_alive()?;
         self.db.check_poison()?;
         let old = self.memory.read().state.clone();
@@ -291,7 +290,7 @@ impl RaftLog {
     fn take_into(
         &self,
         memory: &mut Memory,
-        staged: Staged<'_>,
+        staged: Staged,
         committed: Committed,
     ) -> Option<SnapshotFile> {
         let old = file_of(&memory.state).cloned();
@@ -314,8 +313,8 @@ impl RaftLog {
         memory
             .cache
             .truncate_from(staged.kept_last.saturating_add(1));
-        for entries in staged.entries {
-            memory.cache.append(entries);
+        for chunk in staged.appended {
+            memory.cache.append(chunk);
         }
         memory.cache.compact(staged.next.first_index());
         memory.state = staged.next;
@@ -595,7 +594,9 @@ impl Fetched {
 
     /// Whether there is room for more.
     fn push(&mut self, entry: Entry) -> bool {
-        self.bytes = self.bytes.saturating_add(u64::from(entry.compute_size()));
+        if self.bytes_max < u64::MAX {
+            self.bytes = self.bytes.saturating_add(u64::from(entry.compute_size()));
+        }
         if !self.entries.is_empty() && self.bytes > self.bytes_max {
             self.full = true;
             return false;
@@ -613,7 +614,7 @@ impl Fetched {
         }
         if let Some(cached) = cache.from(self.next) {
             for entry in cached {
-                if self.next >= self.high || !self.push(entry.clone()) {
+                if self.next >= self.high || !self.push(entry) {
                     break;
                 }
             }

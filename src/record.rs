@@ -256,13 +256,23 @@ fn checksum(prefix: [u8; CRC_OFFSET], group: u64, index: u64, payload: &[u8]) ->
 }
 
 fn encode_envelope(kind: u8, group: u64, payload: &impl Message) -> Vec<u8> {
-    let payload = payload.encode_to_vec();
-    let prefix = [FORMAT_VERSION, kind, 0, 0];
-    let mut out = Vec::with_capacity(ENVELOPE_LEN + payload.len());
-    out.extend_from_slice(&prefix);
-    out.extend_from_slice(&checksum(prefix, group, 0, &payload).to_be_bytes());
-    out.extend_from_slice(&payload);
+    let mut out = Vec::with_capacity(ENVELOPE_LEN + payload.encoded_len());
+    append_envelope(kind, group, payload, &mut out);
     out
+}
+
+fn append_envelope(kind: u8, group: u64, payload: &impl Message, out: &mut Vec<u8>) {
+    let start = out.len();
+    let prefix = [FORMAT_VERSION, kind, 0, 0];
+    out.extend_from_slice(&prefix);
+    out.extend_from_slice(&[0; 4]);
+    let encoded = payload.encode(out);
+    debug_assert!(encoded.is_ok(), "a vector has room");
+    let record = out.get_mut(start..).unwrap_or_default();
+    if let Some((head, payload)) = record.split_first_chunk_mut::<ENVELOPE_LEN>() {
+        let crc = checksum(prefix, group, 0, payload).to_be_bytes();
+        head[CRC_OFFSET..].copy_from_slice(&crc);
+    }
 }
 
 /// A record whose checksum has been verified.
@@ -338,6 +348,16 @@ pub fn encode_meta<R: MetaRecord>(group: u64, record: &R) -> Vec<u8> {
     encode_envelope(kind_of(R::META), group, record)
 }
 
+/// The length of a record of a group.
+pub(crate) fn meta_len<R: MetaRecord>(record: &R) -> usize {
+    ENVELOPE_LEN + record.encoded_len()
+}
+
+/// As [`encode_meta`], behind what is in `out` already.
+pub(crate) fn append_meta<R: MetaRecord>(group: u64, record: &R, out: &mut Vec<u8>) {
+    append_envelope(kind_of(R::META), group, record, out);
+}
+
 /// Decodes a record of a group.
 ///
 /// # Errors
@@ -363,8 +383,23 @@ pub fn decode_format(bytes: &[u8]) -> Result<StoreFormat, Damage> {
 /// Encodes `entry` into `out`, which is cleared first.
 ///
 /// # Errors
-/// [`Error::InvalidBatch`] when the context is 4 GiB or longer; `out` is then unspecified.
+/// [`Error::InvalidBatch`] when the context is 4 GiB or longer; `out` is then empty.
 pub fn encode_entry(group: u64, entry: &eraftpb::Entry, out: &mut Vec<u8>) -> Result<(), Error> {
+    out.clear();
+    append_entry(group, entry, out)
+}
+
+/// The length of an entry's record.
+pub(crate) fn entry_len(entry: &eraftpb::Entry) -> usize {
+    ENTRY_HEADER_LEN + entry.context.len() + entry.data.len()
+}
+
+/// As [`encode_entry`], behind what is in `out` already.
+pub(crate) fn append_entry(
+    group: u64,
+    entry: &eraftpb::Entry,
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     let context: &[u8] = &entry.context;
     let data: &[u8] = &entry.data;
     let context_len = u32::try_from(context.len()).map_err(|_| {
@@ -378,15 +413,16 @@ pub fn encode_entry(group: u64, entry: &eraftpb::Entry, out: &mut Vec<u8>) -> Re
     let [f0, f1] = flags.to_be_bytes();
     let prefix = [FORMAT_VERSION, kind, f0, f1];
 
-    out.clear();
-    out.reserve(ENTRY_HEADER_LEN + context.len() + data.len());
+    let start = out.len();
+    out.reserve(entry_len(entry));
     out.extend_from_slice(&prefix);
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&entry.term.to_be_bytes());
     out.extend_from_slice(&context_len.to_be_bytes());
     out.extend_from_slice(context);
     out.extend_from_slice(data);
-    if let Some((head, payload)) = out.split_first_chunk_mut::<ENVELOPE_LEN>() {
+    let record = out.get_mut(start..).unwrap_or_default();
+    if let Some((head, payload)) = record.split_first_chunk_mut::<ENVELOPE_LEN>() {
         let crc = checksum(prefix, group, entry.index, payload).to_be_bytes();
         head[CRC_OFFSET..].copy_from_slice(&crc);
     }
@@ -408,12 +444,46 @@ pub struct EntryView<'a> {
     pub sync_log: bool,
 }
 
+impl EntryView<'_> {
+    fn to_entry(self, index: u64) -> eraftpb::Entry {
+        let mut entry = eraftpb::Entry::default();
+        entry.set_entry_type(self.entry_type);
+        entry.term = self.term;
+        entry.index = index;
+        entry.context = self.context.to_vec().into();
+        entry.data = self.data.to_vec().into();
+        set_sync_log(&mut entry, self.sync_log);
+        entry
+    }
+}
+
 /// Verifies the bytes of one entry and gives access to its parts.
 ///
 /// # Errors
 /// [`Damage`] says what is wrong with the bytes.
 pub fn view_entry(group: u64, index: u64, bytes: &[u8]) -> Result<EntryView<'_>, Damage> {
-    let opened = open_envelope(bytes, group, index)?;
+    view_opened(open_envelope(bytes, group, index)?, bytes.len())
+}
+
+/// The entry in bytes that have never left memory: their checksum is not verified.
+///
+/// # Errors
+/// [`Damage`] says what is wrong with the bytes.
+pub(crate) fn recall_entry(index: u64, bytes: &[u8]) -> Result<eraftpb::Entry, Damage> {
+    let Some((&[_, kind, f0, f1, ..], payload)) = bytes.split_first_chunk::<ENVELOPE_LEN>() else {
+        let found = format!("{} bytes", bytes.len());
+        return Err(Damage::new(format!("at least {ENVELOPE_LEN} bytes"), found));
+    };
+    let flags = u16::from_be_bytes([f0, f1]);
+    let opened = Opened {
+        kind,
+        flags,
+        payload,
+    };
+    view_opened(opened, bytes.len()).map(|view| view.to_entry(index))
+}
+
+fn view_opened(opened: Opened<'_>, len: usize) -> Result<EntryView<'_>, Damage> {
     let Some(entry_type) = opened.kind.checked_sub(KIND_ENTRY).and_then(entry_type_of) else {
         return Err(Damage::new(
             "an entry (kind 0x10 to 0x12)",
@@ -436,7 +506,7 @@ pub fn view_entry(group: u64, index: u64, bytes: &[u8]) -> Result<EntryView<'_>,
             Some((u64::from_be_bytes(*term), context, data))
         });
     let Some((term, context, data)) = parts else {
-        let found = format!("{} bytes", bytes.len());
+        let found = format!("{len} bytes");
         return Err(Damage::new(
             "room for the header and the context it declares",
             found,
@@ -456,15 +526,7 @@ pub fn view_entry(group: u64, index: u64, bytes: &[u8]) -> Result<EntryView<'_>,
 /// # Errors
 /// [`Damage`] says what is wrong with the bytes.
 pub fn decode_entry(group: u64, index: u64, bytes: &[u8]) -> Result<eraftpb::Entry, Damage> {
-    let view = view_entry(group, index, bytes)?;
-    let mut entry = eraftpb::Entry::default();
-    entry.set_entry_type(view.entry_type);
-    entry.term = view.term;
-    entry.index = index;
-    entry.context = view.context.to_vec().into();
-    entry.data = view.data.to_vec().into();
-    set_sync_log(&mut entry, view.sync_log);
-    Ok(entry)
+    view_entry(group, index, bytes).map(|view| view.to_entry(index))
 }
 
 fn entry_type_code(entry_type: eraftpb::EntryType) -> u8 {

@@ -275,9 +275,7 @@ impl RaftMachineStorage {
     }
 
     /// Submits everything a `Ready` holds as one atomic write, and returns without waiting for
-    /// the disk: for use with `RawNode::advance_append_async`. Its entries are moved out of
-    /// the Ready, so take what else you need of them (there is nothing, in a usual driver)
-    /// beforehand. What it held can be read when this returns, as raft expects (rule 7 of
+    /// the disk: for use with `RawNode::advance_append_async`. What it held can be read when this returns, as raft expects (rule 7 of
     /// `docs/testing.md`); `on_durable` gets `Ok` when `RawNode::on_persist_ready` may be
     /// called with the Ready's number and its `persisted_messages` may leave. See
     /// [`Batch::submit`] for the rules of the callback.
@@ -298,7 +296,7 @@ impl RaftMachineStorage {
     /// // (send ready.take_messages(), apply ready.take_committed_entries() here)
     /// let number = ready.number();
     /// let messages = ready.take_persisted_messages();
-    /// storage.submit_ready(&mut ready, move |result| {
+    /// storage.submit_ready(&ready, move |result| {
     ///     // The raft thread may be gone.
     ///     let _ = persisted.send((number, messages, result));
     /// })?;
@@ -313,19 +311,14 @@ impl RaftMachineStorage {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::submit`]. The Ready cannot be submitted again: a refusal means that the
-    /// node and its storage disagree, and the node must be stopped.
+    /// As [`Batch::submit`]. A refusal means that the node and its storage disagree: stop the
+    /// node.
     pub fn submit_ready(
         &self,
-        ready: &mut Ready,
+        ready: &Ready,
         on_durable: impl FnOnce(Result<()>) + Send + 'static,
     ) -> Result<()> {
-        let entries = ready.take_entries();
-        let mut batch = self.batch();
-        if !entries.is_empty() {
-            batch.write.entries.push(entries.into());
-        }
-        batch.ready(ready).submit(on_durable)
+        self.batch().ready(ready).submit(on_durable)
     }
 
     /// Starts one atomic write of several parts.
@@ -801,7 +794,7 @@ impl<'a> Batch<'a> {
     /// Appends entries, behind those of earlier calls.
     pub fn entries(mut self, entries: &'a [Entry]) -> Self {
         if !entries.is_empty() {
-            self.write.entries.push(entries.into());
+            self.write.entries.push(entries);
         }
         self
     }

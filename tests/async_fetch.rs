@@ -43,9 +43,17 @@ fn a_cold_read_is_answered_once_it_was_fetched() {
     assert_eq!(ask(&storage, 3, 10), None);
     assert!(fetched.recv().unwrap().can_async());
     assert_eq!(ask(&storage, 3, 10), Some(entries(3..10, 1)));
-    assert_eq!(ask(&storage, 3, 10), None, "answered once, then fetched anew");
+    assert_eq!(
+        ask(&storage, 3, 10),
+        None,
+        "answered once, then fetched anew"
+    );
     fetched.recv().unwrap();
-    assert_eq!(ask(&storage, 3, 5), Some(entries(3..5, 1)), "less was asked");
+    assert_eq!(
+        ask(&storage, 3, 5),
+        Some(entries(3..5, 1)),
+        "less was asked"
+    );
 }
 
 #[test]
