@@ -122,11 +122,12 @@ impl Finding {
 
     /// Whether RocksDB would read such a log for ever.
     pub(crate) fn hangs_rocksdb(&self) -> bool {
-        self.what == FOREIGN_TYPE
+        self.what == RECYCLED_RECORD
     }
 }
 
-const FOREIGN_TYPE: &str = "a record of a type that this log cannot have";
+const RECYCLED_RECORD: &str = "a record of a recycled log in one that is not";
+const CHECKSUM: &str = "a record whose checksum does not fit";
 
 /// Checks log `number` to its end, or to where a torn write begins. Returns the sequence
 /// numbers that it holds, `None` when it holds no batch.
@@ -258,10 +259,11 @@ impl<'a> Log<'a> {
             return Err(Other::End);
         }
         Err(match type_of(kind) {
-            None | Some((Format::Recyclable, _)) => Other::Damage(FOREIGN_TYPE),
-            Some(_) if rest.len() >= HEADER_LEN + len => {
-                Other::Damage("a record whose checksum does not fit")
-            }
+            Some((Format::Recyclable, _)) => Other::Damage(RECYCLED_RECORD),
+            // Zeros, behind a header's first bytes: what a lost page leaves.
+            None if kind == 0 => Other::Damage(CHECKSUM),
+            None => Other::Damage("a record of an unknown type"),
+            Some(_) if rest.len() >= HEADER_LEN + len => Other::Damage(CHECKSUM),
             Some(_) if next_block(place) <= self.bytes.len() => {
                 Other::Damage("a record that leaves its block")
             }
