@@ -96,8 +96,9 @@ impl Disk {
     }
 
     /// Writes back a random part of what is dirty, as a kernel under pressure would: single
-    /// pages of some files, some files as a whole, out of order.
-    pub fn write_back_some(&self, random: &mut fastrand::Rng) -> io::Result<()> {
+    /// pages of some files and, unless it is a control that must lose something, some files as
+    /// a whole, out of order.
+    pub fn write_back_some(&self, random: &mut fastrand::Rng, whole: bool) -> io::Result<()> {
         let mut files = Vec::new();
         list(&self.mount_point(), &mut files)?;
         random.shuffle(&mut files);
@@ -107,7 +108,7 @@ impl Disk {
                 continue;
             };
             match random.u8(..8) {
-                0 => file.sync_data()?,
+                0 if whole => file.sync_data()?,
                 1..5 => write_back_pages(&file, random)?,
                 _ => {}
             }

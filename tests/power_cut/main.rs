@@ -354,7 +354,9 @@ impl Run {
         let mut groups: Vec<Group> = (0..setup.groups).map(|id| Group::new(&setup, id)).collect();
         for _ in 0..cuts {
             setup.write_acknowledged(&groups.iter().map(|group| group.done).collect::<Vec<_>>());
-            setup.cut_after = self.random.u64(1..40 * (1 + setup.groups / 2));
+            // A control has written enough to lose some of it.
+            let at_least = if self.syncs.may_lose() { 20 } else { 1 };
+            setup.cut_after = at_least + self.random.u64(..40 * (1 + setup.groups / 2));
             let (acknowledged, reported) = self.cut(&mut disk, &setup);
             if self.random.u8(..4) == 0 {
                 setup.cut_after = 0;
@@ -391,7 +393,8 @@ impl Run {
             child.pause();
         }
         if self.random.u8(..4) > 0 {
-            disk.write_back_some(&mut self.random).unwrap();
+            let whole_files = !self.syncs.may_lose();
+            disk.write_back_some(&mut self.random, whole_files).unwrap();
         }
         let acknowledged = setup.read_acknowledged();
         disk.cut().unwrap();
