@@ -544,8 +544,9 @@ fn rocks_options(options: &Options) -> rocksdb::Options {
     if options.recycle_wal {
         rocks.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         rocks.set_recycle_log_file_num(RECYCLED_LOGS_MAX);
-        // RocksDB would switch logs with unsynced writes in them: `switch_wal` comes first.
-        rocks.set_write_buffer_size(options.memtable_bytes.saturating_mul(2));
+        // RocksDB would switch logs with unsynced writes in them: `switch_wal` comes first. Not
+        // more than needed: as much is allocated for each log.
+        rocks.set_write_buffer_size(options.memtable_bytes.saturating_mul(3) / 2);
         rocks.set_max_total_wal_size(u64::MAX);
     } else {
         rocks.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
