@@ -363,19 +363,18 @@ impl Run {
                 self.seen.cuts_in_recovery += 1;
                 self.cut(&mut disk, &setup);
             }
-            let store = match setup.open() {
-                Ok(store) => store,
-                Err(e) => {
-                    eprintln!("refused after {setup:?}: {e}");
-                    let torn = looks_torn(&e);
-                    self.seen.refused_as_torn += u64::from(torn);
-                    self.seen.refused += u64::from(!torn);
-                    assert!(torn || !self.stop_at_first, "{:?}", self.seen);
-                    return;
-                }
-            };
-            self.check(&store, &mut groups, &acknowledged, &reported);
-            store.close().unwrap();
+            let checked = setup.open().and_then(|store| {
+                self.check(&store, &mut groups, &acknowledged, &reported)?;
+                store.close()
+            });
+            if let Err(e) = checked {
+                eprintln!("refused after {setup:?}: {e}");
+                let torn = looks_torn(&e);
+                self.seen.refused_as_torn += u64::from(torn);
+                self.seen.refused += u64::from(!torn);
+                assert!(torn || !self.stop_at_first, "{:?}", self.seen);
+                return;
+            }
             assert!(!self.stop_at_first || (self.seen.lost, self.seen.wrong) == (0, 0));
         }
     }
@@ -410,13 +409,13 @@ impl Run {
         groups: &mut [Group],
         acknowledged: &[u64],
         reported: &[u64],
-    ) {
+    ) -> Result<()> {
         let mut lost = false;
         for (group, (acknowledged, reported)) in
             groups.iter_mut().zip(acknowledged.iter().zip(reported))
         {
             self.seen.acknowledged += acknowledged - group.done;
-            let found = Expected::found_in(&store.group(group.id).unwrap());
+            let found = Expected::found_in(&store.group(group.id)?);
             let Some((done, needed)) = group.go_to(&found, *acknowledged, reported + UNDER_WAY_MAX)
             else {
                 self.seen.wrong += 1;
@@ -427,7 +426,7 @@ impl Run {
                     found.hard_state,
                     found.last()
                 );
-                return;
+                return Ok(());
             };
             self.seen.under_way += u64::from(done > *acknowledged);
             if done < needed {
@@ -438,6 +437,7 @@ impl Run {
             }
         }
         self.seen.lost += u64::from(lost);
+        Ok(())
     }
 }
 
