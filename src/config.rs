@@ -108,10 +108,10 @@ pub struct Options {
     pub column_families: Vec<String>,
 
     /// Whether write-ahead logs are written over old ones instead of growing new ones, which
-    /// spares each sync the file system's own journal: about a quarter of its time. Behind the
-    /// end of such a log stands what is left of an older one, so that a last write that was
-    /// damaged cannot be told from one that a power cut tore. Default: off. Ignored by
-    /// [`with_db`](crate::RaftStore::with_db).
+    /// spares each sync the file system's own journal. Behind the end of such a log stands what
+    /// is left of an older one, so that a last write that was damaged cannot be told from one
+    /// that a power cut tore. Memtables may grow half as large again, and are flushed together.
+    /// Default: off. Ignored by [`with_db`](crate::RaftStore::with_db).
     pub recycle_wal: bool,
 
     /// Whether RocksDB counts its syncs and bytes, for
