@@ -20,9 +20,8 @@ use crate::error::{Error, Result};
 /// | `Interval(d)` | nothing acknowledged is lost | the last `d`, and what was written while the sync ran, may be lost |
 /// | `Never` | nothing acknowledged is lost | anything since the last [`sync`](crate::RaftStore::sync) may be lost |
 ///
-/// What is lost is always a suffix: writes reach the log in order and are atomic. Under the
-/// unsynced policies a power cut may also leave a log that cannot be told from a damaged one;
-/// the store is then refused at open.
+/// What is lost is always a suffix: writes reach the log in order and are atomic. Whatever the
+/// policy, a write-ahead log is synced before the next one is begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsyncPolicy {
     /// Synced before the call returns. The only policy under which Raft's promises hold.
@@ -31,6 +30,22 @@ pub enum FsyncPolicy {
     Interval(Duration),
     /// The operating system decides; [`sync`](crate::RaftStore::sync) and close still sync.
     Never,
+}
+
+/// When the witness is synced: the file beside the database that says how far the log had been
+/// synced, so that a log that lost its end is told from a shorter one.
+///
+/// It is written after every sync of the log, before anything is acknowledged; a process that
+/// is killed leaves it as it was. The policies differ in what a power cut leaves of it, and so
+/// in what is noticed when the disk also loses or damages acknowledged records *after* it said
+/// that they were durable. A power cut alone loses nothing acknowledged under either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WitnessPolicy {
+    /// In the background, within about a second, and at close. Damage to what was acknowledged
+    /// in the last second before a power cut is taken for a torn write and cut off.
+    Background,
+    /// Before each acknowledgement: a second sync for every one of the log.
+    Strict,
 }
 
 /// How much is read when a group is opened.
@@ -68,6 +83,10 @@ pub struct Options {
     /// When writes are synced. Default: [`FsyncPolicy::Always`].
     pub fsync: FsyncPolicy,
 
+    /// When the witness is synced. Default: [`WitnessPolicy::Background`]. Ignored by
+    /// [`with_db`](crate::RaftStore::with_db), whose log is not ours to bear witness to.
+    pub witness: WitnessPolicy,
+
     /// How much is checked at open. Default: [`VerifyOnOpen::Full`], which reads the log once
     /// at about the speed of the disk.
     pub verify: VerifyOnOpen,
@@ -84,8 +103,10 @@ pub struct Options {
     /// taken when nothing else is under way. Default: 64 MiB. Minimum: 64 KiB.
     pub write_queue_bytes: usize,
 
-    /// The size of RocksDB's memtable, in bytes. Entries that are compacted away before it is
-    /// flushed never reach a table file, so a larger one writes less. Default: 64 MiB.
+    /// The size of RocksDB's memtables, in bytes: when this much has been written, all are
+    /// flushed together and a new write-ahead log is begun. They may grow half as large again.
+    /// Entries that are compacted away before they are flushed never reach a table file, so a
+    /// larger size writes less. Default: 64 MiB.
     /// Minimum: 64 KiB. Ignored by [`with_db`](crate::RaftStore::with_db).
     pub memtable_bytes: usize,
 
@@ -109,9 +130,8 @@ pub struct Options {
 
     /// Whether write-ahead logs are written over old ones instead of growing new ones, which
     /// spares each sync the file system's own journal. Behind the end of such a log stands what
-    /// is left of an older one, so that a last write that was damaged cannot be told from one
-    /// that a power cut tore. Memtables may grow half as large again, and are flushed together.
-    /// Default: off. Ignored by [`with_db`](crate::RaftStore::with_db).
+    /// is left of an older one, so that only the witness tells a last write that was damaged from
+    /// one that a power cut tore. Default: off. Ignored by [`with_db`](crate::RaftStore::with_db).
     pub recycle_wal: bool,
 
     /// Whether RocksDB counts its syncs and bytes, for
@@ -124,6 +144,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             fsync: FsyncPolicy::Always,
+            witness: WitnessPolicy::Background,
             verify: VerifyOnOpen::Full,
             entry_cache_bytes: 32 << 20,
             write_queue_bytes: 64 << 20,

@@ -8,7 +8,9 @@
 //!    and the kernel may report a later fsync as successful although pages were dropped
 //!    (PostgreSQL's "fsyncgate", 2018).
 //! 4. No write bypasses the write-ahead log, and nothing is ingested: sequence numbers in the
-//!    live logs are adjacent, which is what [`verify_wal`] proves at open.
+//!    live logs are adjacent, which is what [`Check`] proves at open.
+//! 5. In a database of our own a log is synced before the next one is begun, and what a sync
+//!    covered is in the [`witness`] before it is acknowledged.
 //!
 //! An iterator's end is believed only after its status was checked, every iterator seeks in
 //! total order, and none reads below a group's first entry (rule 20 of the contract).
@@ -28,12 +30,13 @@ use rocksdb::{
 };
 
 use crate::changes::{self, Batch, Changes, PutTag};
-use crate::config::{Options, RAFT_COLUMN_FAMILY};
+use crate::config::{Options, RAFT_COLUMN_FAMILY, WitnessPolicy};
 use crate::error::{Error, Result};
 use crate::keys;
+use crate::live_logs::{self, Log, Standing};
 use crate::record::{self, StoreFormat};
 use crate::snapshot::{lock, make_dir};
-use crate::wal_scan;
+use crate::witness::{self, Witness};
 
 const DATABASE_DIR: &str = "db";
 const LOCK_FILE: &str = "lock";
@@ -49,6 +52,8 @@ pub struct Counters {
     pub wal_syncs: u64,
     /// Bytes written to write-ahead logs.
     pub wal_bytes: u64,
+    /// Syncs of the witness.
+    pub witness_syncs: u64,
 }
 
 /// The database, shared by every group of a store.
@@ -57,8 +62,10 @@ pub(crate) struct Db {
     column_family: String,
     put_tag: PutTag,
     poison: Poison,
-    /// `None` when logs are not recycled: then RocksDB may switch them as it likes.
+    /// `None` for a database that is not ours: its owner switches logs.
     wal_switch: Option<WalSwitch>,
+    /// `None` for a database that is not ours.
+    witness: Option<Witness>,
     statistics: Option<rocksdb::Options>,
     /// `None` for a database of our own: its directory is locked.
     claim: Option<FamilyClaim>,
@@ -172,14 +179,29 @@ impl Db {
         // that another process is writing to.
         let lock = lock(&dir.join(LOCK_FILE))?;
         let path = dir.join(DATABASE_DIR);
+        let witness = witness::read(dir)?;
         let existing = if path.join("CURRENT").exists() {
-            let logs = scan_logs(&path)?;
             let families =
                 DB::list_cf(&rocks_options(options), &path).map_err(|e| opening(&path, e))?;
-            check_before_open(&path, options, &families, &logs)?;
+            let check = Check {
+                dir,
+                path: &path,
+                options,
+                families: &families,
+                witness: witness.as_ref().map(|(record, _)| record),
+            };
+            check.run()?;
             families
         } else {
             check_is_new(&path)?;
+            if let Some((record, _)) = &witness
+                && record.sequence > 0
+            {
+                return Err(Error::AcknowledgedWritesLost {
+                    witnessed: record.sequence,
+                    recovered: 0,
+                });
+            }
             make_dir(&path)?;
             Vec::new()
         };
@@ -197,13 +219,12 @@ impl Db {
         .map_err(|e| opening(&path, e))?;
         let statistics = options.statistics.then_some(rocks_options);
         let mut db = Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, statistics, Some(lock))?;
-        if options.recycle_wal {
-            let others = families
-                .into_iter()
-                .filter(|name| *name != RAFT_COLUMN_FAMILY);
-            let families = others.map(String::as_str).chain([RAFT_COLUMN_FAMILY]);
-            db.wal_switch = Some(WalSwitch::new(families.map(str::to_owned), options));
-        }
+        let others = families
+            .into_iter()
+            .filter(|name| *name != RAFT_COLUMN_FAMILY);
+        let families = others.map(String::as_str).chain([RAFT_COLUMN_FAMILY]);
+        db.wal_switch = Some(WalSwitch::new(families.map(str::to_owned), options));
+        db.start_witness(dir, witness, options.witness)?;
         Ok(db)
     }
 
@@ -221,6 +242,9 @@ impl Db {
         let claim = FamilyClaim::new(&rocks, column_family)?;
         let mut db = Db::start(rocks, column_family, None, None)?;
         db.claim = Some(claim);
+        if db.format()?.is_none() {
+            db.write_format(&new_format()?)?;
+        }
         Ok(db)
     }
 
@@ -230,45 +254,71 @@ impl Db {
         statistics: Option<rocksdb::Options>,
         lock: Option<File>,
     ) -> Result<Db> {
-        let db = Db {
+        Ok(Db {
             put_tag: learn_put_tag(&rocks, column_family)?,
             rocks,
             column_family: column_family.to_owned(),
             poison: Poison::default(),
             wal_switch: None,
+            witness: None,
             statistics,
             claim: None,
             _lock: lock,
-        };
-        db.check_format()?;
-        Ok(db)
+        })
     }
 
-    /// Checks the format record, and writes it into an empty column family.
-    fn check_format(&self) -> Result<()> {
+    /// Goes on with the witness that was found, which has been checked, or makes the first one,
+    /// of a new store or of one of before there were any. The format record says that there is
+    /// one only after there is.
+    fn start_witness(
+        &mut self,
+        dir: &Path,
+        found: Option<(witness::slot::Record, witness::slot::Slot)>,
+        policy: WitnessPolicy,
+    ) -> Result<()> {
+        let known = self.format()?;
+        let is_new = known.is_none();
+        if is_new && found.is_some_and(|(record, _)| record.sequence > 0) {
+            let expected = "the record of a store that has been synced";
+            return Err(no_format(expected, "none".to_owned()));
+        }
+        let mut format = match known {
+            Some(format) => format,
+            None => new_format()?,
+        };
+        self.witness = Some(match found {
+            Some(found) if !is_new => Witness::open(dir, found, policy)?,
+            _ => Witness::create(dir, store_id(&format)?, policy)?,
+        });
+        if !format.witness {
+            format.witness = true;
+            self.write_format(&format)?;
+        }
+        Ok(())
+    }
+
+    /// The format record; `None` in an empty column family.
+    fn format(&self) -> Result<Option<StoreFormat>> {
         if let Some(bytes) = self.get(keys::FORMAT)? {
-            return check_format_record(&bytes);
+            return decode_format(&bytes).map(Some);
         }
         let mut stray = None;
         self.scan(b"", None, |key, _| {
             stray = Some(keys::display(key));
             Ok(ControlFlow::Break(()))
         })?;
-        if let Some(key) = stray {
-            let found = format!("no such record, but a key {key}");
-            return Err(Error::corruption(
-                "format record",
-                "/format",
-                "a format record",
-                found,
-            ));
+        match stray {
+            None => Ok(None),
+            Some(key) => {
+                let found = format!("no such record, but a key {key}");
+                Err(no_format("a format record", found))
+            }
         }
-        let format = StoreFormat {
-            version: u32::from(record::FORMAT_VERSION),
-            store_id: new_store_id()?.to_vec(),
-        };
+    }
+
+    fn write_format(&self, format: &StoreFormat) -> Result<()> {
         let mut changes = Changes::default();
-        self.put(&mut changes, keys::FORMAT, &record::encode_format(&format))?;
+        self.put(&mut changes, keys::FORMAT, &record::encode_format(format))?;
         self.write(&[&changes.finish()])?;
         self.sync()
     }
@@ -283,6 +333,7 @@ impl Db {
         self.statistics.as_ref().map(|options| Counters {
             wal_syncs: options.get_ticker_count(Ticker::WalFileSynced),
             wal_bytes: options.get_ticker_count(Ticker::WalFileBytes),
+            witness_syncs: self.witness.as_ref().map_or(0, Witness::syncs),
         })
     }
 
@@ -413,15 +464,20 @@ impl Db {
         Ok(())
     }
 
-    /// Makes everything written so far durable.
+    /// Makes everything written so far durable, and records it in the witness.
     ///
     /// # Errors
-    /// As [`Db::write`].
+    /// As [`Db::write`], and [`Error::Io`] of the witness.
     pub(crate) fn sync(&self) -> Result<()> {
         self.poison.check()?;
-        self.rocks
-            .flush_wal(true)
-            .map_err(|e| self.fail(Error::rocks("sync")(e)))
+        // Before the sync: it need not cover what is written while it runs.
+        let covered = self.rocks.latest_sequence_number();
+        let synced = self.rocks.flush_wal(true).map_err(Error::rocks("sync"));
+        let witnessed = synced.and_then(|()| match &self.witness {
+            Some(witness) => witness.record(covered),
+            None => Ok(()),
+        });
+        witnessed.map_err(|e| self.fail(e))
     }
 
     fn fail(&self, error: Error) -> Error {
@@ -537,17 +593,16 @@ fn rocks_options(options: &Options) -> rocksdb::Options {
     let mut rocks = rocksdb::Options::default();
     rocks.create_if_missing(true);
     rocks.create_missing_column_families(true);
-    rocks.set_write_buffer_size(options.memtable_bytes);
+    // RocksDB would switch logs with unsynced writes in them: `switch_wal` comes first. Not
+    // more than needed: as much is allocated for each log.
+    rocks.set_write_buffer_size(options.memtable_bytes.saturating_mul(3) / 2);
+    rocks.set_max_total_wal_size(u64::MAX);
     // The entries of a log are mostly gone before they reach a lower level.
     rocks.set_compression_type(DBCompressionType::None);
     // docs/durability.md says what each mode does to which damage, and why these.
     if options.recycle_wal {
         rocks.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         rocks.set_recycle_log_file_num(RECYCLED_LOGS_MAX);
-        // RocksDB would switch logs with unsynced writes in them: `switch_wal` comes first. Not
-        // more than needed: as much is allocated for each log.
-        rocks.set_write_buffer_size(options.memtable_bytes.saturating_mul(3) / 2);
-        rocks.set_max_total_wal_size(u64::MAX);
     } else {
         rocks.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         rocks.set_recycle_log_file_num(0);
@@ -583,31 +638,142 @@ fn descriptors<'a>(
 }
 
 /// What must hold before the writable open, which changes files and would hide it: the format
-/// is ours, and the live write-ahead logs are whole.
-fn check_before_open(
-    path: &Path,
-    options: &Options,
-    families: &[String],
-    logs: &[ScannedLog],
-) -> Result<()> {
-    let rocks = DB::open_cf_descriptors_read_only(
-        &rocks_options(options),
-        path,
-        descriptors(options, families),
-        false,
-    )
-    // The scan names the place.
-    .map_err(|e| match first_damage(logs) {
-        Some(damage) if e.kind() == rocksdb::ErrorKind::Corruption => damage,
-        _ => opening(path, e),
-    })?;
-    if let Some(bytes) = rocks.get(keys::FORMAT).map_err(Error::rocks("read"))? {
-        check_format_record(&bytes)?;
-    }
-    verify_wal(&rocks, path, logs)
+/// is ours, the live write-ahead logs are whole, and they reach what the witness says.
+struct Check<'a> {
+    /// The store's directory, and the database's in it.
+    dir: &'a Path,
+    path: &'a Path,
+    options: &'a Options,
+    families: &'a [String],
+    witness: Option<&'a witness::slot::Record>,
 }
 
-fn check_format_record(bytes: &[u8]) -> Result<()> {
+impl Check<'_> {
+    fn run(&self) -> Result<()> {
+        let mut logs = live_logs::scan(self.path)?;
+        if logs.iter().any(Log::has_tail) {
+            self.cut_tails(&logs)?;
+            logs = live_logs::scan(self.path)?;
+        }
+        let rocks = self.open_read_only(&rocks_options(self.options))?;
+        let witnessed = self.witnessed(&rocks)?;
+        let recovered = rocks.latest_sequence_number();
+        self.check_reach(&rocks, &logs)?;
+        if recovered < witnessed {
+            return Err(Error::AcknowledgedWritesLost {
+                witnessed,
+                recovered,
+            });
+        }
+        Ok(())
+    }
+
+    fn open_read_only(&self, rocks_options: &rocksdb::Options) -> Result<DB> {
+        DB::open_cf_descriptors_read_only(
+            rocks_options,
+            self.path,
+            descriptors(self.options, self.families),
+            false,
+        )
+        .map_err(|e| opening(self.path, e))
+    }
+
+    /// The sequence number that the witness says was synced; 0 for a store without one.
+    ///
+    /// # Errors
+    /// [`Error::Corruption`]: the witness is missing or another store's.
+    /// [`Error::UnsupportedFormat`].
+    fn witnessed(&self, rocks: &DB) -> Result<u64> {
+        let format = rocks.get(keys::FORMAT).map_err(Error::rocks("read"))?;
+        let format = format.map(|bytes| decode_format(&bytes)).transpose()?;
+        let path = || witness::path(self.dir).display().to_string();
+        match (format, self.witness) {
+            (Some(format), Some(witness)) if format.store_id != witness.store_id => {
+                let expected = "the one of this store";
+                let found = "the one of another";
+                Err(Error::corruption(witness::WHAT, path(), expected, found))
+            }
+            (Some(StoreFormat { witness: true, .. }), None) => {
+                let expected = "a file: this store has one";
+                Err(Error::corruption(witness::WHAT, path(), expected, "none"))
+            }
+            (_, witness) => Ok(witness.map_or(0, |witness| witness.sequence)),
+        }
+    }
+
+    /// Cuts off what stands behind the whole records of the logs that recovery needs, unless
+    /// something in front of the witnessed sequence number is missing: then nothing is touched.
+    fn cut_tails(&self, logs: &[Log]) -> Result<()> {
+        // Whatever stands in the logs, this opens; what it recovers is not looked at.
+        let mut rocks_options = rocks_options(self.options);
+        rocks_options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
+        let rocks = self.open_read_only(&rocks_options)?;
+        let witnessed = self.witnessed(&rocks)?;
+        let needed = needed_logs(&rocks)?;
+        let needed = || logs.iter().filter(|log| log.number >= needed);
+        let Standing { held, damage } = live_logs::standing(needed())?;
+        let recovered = match (held, &damage) {
+            (Some(held), _) => held.end.saturating_sub(1),
+            (None, None) => rocks.latest_sequence_number(),
+            // What was recovered may stand behind the damage.
+            (None, Some(_)) => self.flushed()?,
+        };
+        if recovered < witnessed {
+            return Err(damage.unwrap_or(Error::AcknowledgedWritesLost {
+                witnessed,
+                recovered,
+            }));
+        }
+        needed().try_for_each(Log::cut_tail)
+    }
+
+    /// The last sequence number outside of the logs.
+    fn flushed(&self) -> Result<u64> {
+        let mut rocks_options = rocks_options(self.options);
+        // There are no logs in the directory of the store. RocksDB refuses when the MANIFEST
+        // says that one was synced: then what has no whole record any more had some.
+        rocks_options.set_wal_dir(self.dir);
+        let rocks = self.open_read_only(&rocks_options)?;
+        Ok(rocks.latest_sequence_number())
+    }
+
+    /// Proves that recovery reached everything that the live write-ahead logs hold, and that
+    /// they hold every sequence number from their first on: a hole in them swallows hard states
+    /// and truncations, which neither the contiguity of entries nor the last sequence number
+    /// shows.
+    ///
+    /// Logs that recovery skips are no part of it. RocksDB unlinks them newest first, so that a
+    /// power cut can bring an old one back without its successor.
+    fn check_reach(&self, rocks: &DB, logs: &[Log]) -> Result<()> {
+        let needed = needed_logs(rocks)?;
+        let Standing { held, damage } =
+            live_logs::standing(logs.iter().filter(|log| log.number >= needed))?;
+        if let Some(damage) = damage {
+            return Err(damage);
+        }
+        let recovered = rocks.latest_sequence_number();
+        match held {
+            Some(held) if held.end != recovered + 1 => Err(Error::corruption(
+                "write-ahead log",
+                self.path.display().to_string(),
+                format!("sequence numbers up to {recovered}, which recovery reached"),
+                format!("an end before {}", held.end),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The number of the first log that recovery reads.
+fn needed_logs(rocks: &DB) -> Result<u64> {
+    let property = rocksdb::properties::MIN_LOG_NUMBER_TO_KEEP;
+    let needed = rocks.property_int_value(property);
+    Ok(needed
+        .map_err(Error::rocks("read a property"))?
+        .unwrap_or(0))
+}
+
+fn decode_format(bytes: &[u8]) -> Result<StoreFormat> {
     let format =
         record::decode_format(bytes).map_err(|damage| damage.at("format record", "/format"))?;
     let supported = u32::from(record::FORMAT_VERSION);
@@ -617,142 +783,28 @@ fn check_format_record(bytes: &[u8]) -> Result<()> {
             supported,
         });
     }
-    Ok(())
+    Ok(format)
 }
 
-/// A write-ahead log and what [`wal_scan`] found in it.
-struct ScannedLog {
-    number: u64,
-    path: PathBuf,
-    is_empty: bool,
-    /// The sequence numbers it holds.
-    held: std::result::Result<Option<Range<u64>>, wal_scan::Finding>,
+fn no_format(expected: &str, found: String) -> Error {
+    Error::corruption("format record", "/format", expected, found)
 }
 
-impl ScannedLog {
-    fn held(&self) -> Result<Option<&Range<u64>>> {
-        match &self.held {
-            Ok(held) => Ok(held.as_ref()),
-            Err(finding) => {
-                let next = finding.held.as_ref().map_or_else(
-                    || "its first sequence number".to_owned(),
-                    |held| format!("sequence number {}", held.end),
-                );
-                let expected = "records to the end, or a torn one with nothing behind it";
-                let found = format!("{} where {next} should stand", finding.what);
-                Err(self.damaged(finding.place, expected, &found))
-            }
-        }
-    }
-
-    fn damaged(&self, place: usize, expected: &str, found: &str) -> Error {
-        let key = format!("byte {place} of {}", self.path.display());
-        Error::corruption("write-ahead log", key, expected, found)
-    }
-}
-
-/// Reads every log before RocksDB reads any. What is found in one that recovery does not need
-/// is no damage: a power cut can bring back what was removed, and the first records of a
-/// recycled log without its new name.
-fn scan_logs(path: &Path) -> Result<Vec<ScannedLog>> {
-    let mut logs = Vec::new();
-    for (number, path) in list_logs(path)? {
-        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        let log = ScannedLog {
-            number,
-            path,
-            is_empty: bytes.is_empty(),
-            held: wal_scan::check(&bytes, number),
-        };
-        if log
-            .held
-            .as_ref()
-            .is_err_and(wal_scan::Finding::hangs_rocksdb)
-        {
-            log.held()?;
-        }
-        logs.push(log);
-    }
-    Ok(logs)
-}
-
-fn first_damage(logs: &[ScannedLog]) -> Option<Error> {
-    logs.iter().find_map(|log| log.held().err())
-}
-
-/// The logs, oldest first.
-fn list_logs(path: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let listing = std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))?;
-    let mut logs = Vec::new();
-    for file in listing {
-        let file = file.map_err(|e| Error::io("list", path, e))?.path();
-        if file.extension().is_some_and(|extension| extension == "log")
-            && let Some(number) = file
-                .file_stem()
-                .and_then(|stem| stem.to_str()?.parse().ok())
-        {
-            logs.push((number, file));
-        }
-    }
-    logs.sort_unstable();
-    Ok(logs)
-}
-
-/// Proves that recovery reached everything that the live write-ahead logs hold, and that they
-/// hold every sequence number from their first on: a hole in them swallows hard states and
-/// truncations, which neither the contiguity of entries nor the last sequence number shows.
-///
-/// Logs that recovery skips are no part of it. RocksDB unlinks them newest first, so that a
-/// power cut can bring an old one back without its successor.
-fn verify_wal(rocks: &DB, path: &Path, logs: &[ScannedLog]) -> Result<()> {
-    let property = rocksdb::properties::MIN_LOG_NUMBER_TO_KEEP;
-    let needed = rocks
-        .property_int_value(property)
-        .map_err(Error::rocks("read a property"))?
-        .unwrap_or(0);
-    let Some(held) = held_by(logs.iter().filter(|log| log.number >= needed))? else {
-        return Ok(());
-    };
-    let recovered = rocks.latest_sequence_number();
-    if held.end == recovered + 1 {
-        return Ok(());
-    }
-    Err(Error::corruption(
-        "write-ahead log",
-        path.display().to_string(),
-        format!("sequence numbers up to {recovered}, which recovery reached"),
-        format!("an end before {}", held.end),
-    ))
-}
-
-/// The sequence numbers that logs hold together, without a gap.
-fn held_by<'a>(logs: impl Iterator<Item = &'a ScannedLog>) -> Result<Option<Range<u64>>> {
-    let mut all: Option<Range<u64>> = None;
-    let mut blank: Option<&ScannedLog> = None;
-    for log in logs {
-        let Some(held) = log.held()? else {
-            // Only the newest may be new, or torn before its first record ended.
-            blank = blank.or((!log.is_empty).then_some(log));
-            continue;
-        };
-        if let Some(blank) = blank {
-            return Err(blank.damaged(0, "a record at its start", "none, but a log behind it"));
-        }
-        let first = all.as_ref().map_or(held.start, |all| all.start);
-        if let Some(all) = all.filter(|all| all.end != held.start) {
-            let expected = format!("sequence number {}", all.end);
-            return Err(log.damaged(0, &expected, &held.start.to_string()));
-        }
-        all = Some(first..held.end);
-    }
-    Ok(all)
-}
-
-fn new_store_id() -> Result<[u8; 16]> {
-    let mut id = [0; 16];
-    getrandom::getrandom(&mut id)
+fn new_format() -> Result<StoreFormat> {
+    let mut store_id = vec![0; 16];
+    getrandom::getrandom(&mut store_id)
         .map_err(|e| Error::io("read", Path::new("the system's random source"), e.into()))?;
-    Ok(id)
+    Ok(StoreFormat {
+        version: u32::from(record::FORMAT_VERSION),
+        store_id,
+        witness: false,
+    })
+}
+
+fn store_id(format: &StoreFormat) -> Result<[u8; 16]> {
+    let id = format.store_id.as_slice();
+    id.try_into()
+        .map_err(|_| no_format("a store id of 16 bytes", format!("{} bytes", id.len())))
 }
 
 /// The directory of snapshot files, unless the options name another.

@@ -80,6 +80,21 @@ pub enum Error {
         found: String,
     },
 
+    /// The write-ahead log ends before the point up to which it had been synced: acknowledged
+    /// writes are gone, votes among them perhaps. Nothing was touched.
+    #[error(
+        "acknowledged writes are lost: the log was synced up to sequence number {witnessed}, and \
+         ends at {recovered}; do not start this node, it would vote and acknowledge without \
+         knowing what it promised: remove it from the cluster and let it rejoin as a fresh \
+         learner under a new id"
+    )]
+    AcknowledgedWritesLost {
+        /// RocksDB's sequence number that the last recorded sync covered.
+        witnessed: u64,
+        /// The last one that is left.
+        recovered: u64,
+    },
+
     /// The store was written by a newer version of this crate. Nothing was touched.
     #[error(
         "the store has format {found}, this version reads up to {supported}; open it with a \
@@ -206,6 +221,7 @@ impl Error {
             | Error::Rocks { .. }
             | Error::Poisoned { .. }
             | Error::Corruption { .. }
+            | Error::AcknowledgedWritesLost { .. }
             | Error::UnsupportedFormat { .. }
             | Error::InvalidOptions { .. }
             | Error::Gap { .. }
@@ -227,6 +243,7 @@ impl Error {
             | Error::Rocks { .. }
             | Error::Poisoned { .. }
             | Error::Corruption { .. }
+            | Error::AcknowledgedWritesLost { .. }
             | Error::UnsupportedFormat { .. } => true,
             Error::Locked { .. }
             | Error::InvalidOptions { .. }
@@ -290,6 +307,13 @@ mod tests {
         }
         .to_string();
         assert!(compact.contains("snapshot at 7 or later"), "{compact}");
+        let lost = Error::AcknowledgedWritesLost {
+            witnessed: 12,
+            recovered: 8,
+        };
+        let text = lost.to_string();
+        assert!(text.contains("12") && text.contains('8') && text.ends_with("new id"));
+        assert!(lost.is_fatal() && !lost.is_retryable());
     }
 
     #[test]

@@ -127,6 +127,7 @@ mod error;
 mod group_commit;
 mod group_state;
 pub mod keys;
+mod live_logs;
 mod raft_log;
 pub mod record;
 mod recovery;
@@ -136,8 +137,9 @@ mod term_index;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod wal_scan;
+mod witness;
 
-pub use config::{FsyncPolicy, Options, SnapshotPayload, VerifyOnOpen};
+pub use config::{FsyncPolicy, Options, SnapshotPayload, VerifyOnOpen, WitnessPolicy};
 pub use db::Counters;
 pub use error::{Error, Result};
 pub use group_commit::queue::{Backlog, CommitStats};

@@ -189,6 +189,10 @@ pub struct StoreFormat {
     /// 16 random bytes, made with the store: its identity.
     #[prost(bytes = "vec", tag = "2")]
     pub store_id: Vec<u8>,
+    /// Whether a witness stands beside the database: one that is missing is then noticed.
+    /// Stores of before there were witnesses, and column families of other databases, have none.
+    #[prost(bool, tag = "3")]
+    pub witness: bool,
 }
 
 impl From<&eraftpb::HardState> for HardState {

@@ -221,7 +221,8 @@ pub(crate) fn lock(path: &Path) -> Result<File> {
     }
 }
 
-fn sync_dir(path: &Path) -> Result<()> {
+/// Makes what was created, renamed or removed in a directory survive a power cut.
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(|e| Error::io("sync", path, e))

@@ -22,9 +22,11 @@
 //! what is left of older logs, whole records of lower log numbers among it, from anywhere in
 //! the middle of one on. All its records are recyclable ones.
 //!
-//! What cannot be told: in a recycled log a write that was torn by a power cut looks like one
-//! whose payload was damaged later, and so the last write is dropped in either case. A damaged
-//! header is told from a torn one: one flipped bit, or another length, makes it whole.
+//! What cannot be told here, and is told by the witness: a write of several pages that was under
+//! way at a power cut may have lost one in its middle, and looks damaged; and in a recycled log a
+//! torn write looks like one whose payload was damaged later, and so the last write is dropped
+//! in either case. A damaged header is told from a torn one: one flipped bit, or another length,
+//! makes it whole.
 
 use std::ops::Range;
 
@@ -107,8 +109,17 @@ enum Other {
 pub(crate) struct Finding {
     pub place: usize,
     pub what: &'static str,
-    /// The sequence numbers of the batches before the place.
+    /// What stands before the place.
+    pub before: Whole,
+}
+
+/// What a log holds up to where the first thing stands that is not whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// The sequence numbers of its batches; `None` when there is no batch.
     pub held: Option<Range<u64>>,
+    /// Where the last of them ends. Cut off here, a log is whole.
+    pub end: usize,
 }
 
 impl Finding {
@@ -116,7 +127,7 @@ impl Finding {
         Finding {
             place,
             what,
-            held: None,
+            before: Whole::default(),
         }
     }
 
@@ -129,14 +140,13 @@ impl Finding {
 const RECYCLED_RECORD: &str = "a record of a recycled log in one that is not";
 const CHECKSUM: &str = "a record whose checksum does not fit";
 
-/// Checks log `number` to its end, or to where a torn write begins. Returns the sequence
-/// numbers that it holds, `None` when it holds no batch.
-pub(crate) fn check(log: &[u8], number: u64) -> Result<Option<Range<u64>>, Finding> {
+/// Checks log `number` to its end, or to where a torn write begins.
+pub(crate) fn check(log: &[u8], number: u64) -> Result<Whole, Finding> {
     let mut batches = Batches::default();
     match read(&Log { bytes: log, number }, &mut batches) {
-        Ok(()) => Ok(batches.found),
+        Ok(()) => Ok(batches.whole),
         Err(finding) => Err(Finding {
-            held: batches.found,
+            before: batches.whole,
             ..finding
         }),
     }
@@ -153,6 +163,7 @@ fn read(log: &Log<'_>, batches: &mut Batches) -> Result<(), Finding> {
                     .add(&record)
                     .map_err(|what| Finding::new(place, what))?;
                 place += record.len();
+                batches.stand_up_to(place);
             }
             Err(Other::BlockEnd) => place = next_block(place),
             Err(Other::Damage(what)) => return Err(Finding::new(place, what)),
@@ -169,7 +180,7 @@ fn next_block(place: usize) -> usize {
 /// The batches of a log, put together from its records.
 #[derive(Default)]
 struct Batches {
-    found: Option<Range<u64>>,
+    whole: Whole,
     /// The start of a batch whose last fragment has not come yet.
     begun: Option<Vec<u8>>,
 }
@@ -213,12 +224,19 @@ impl Batches {
         };
         let sequence = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let end = sequence.saturating_add(u64::from(u32::from_le_bytes([c0, c1, c2, c3])));
-        match &mut self.found {
-            Some(found) if found.end == sequence => found.end = end,
+        match &mut self.whole.held {
+            Some(held) if held.end == sequence => held.end = end,
             Some(_) => return Err("a sequence number that does not follow the one before"),
-            None => self.found = Some(sequence..end),
+            None => self.whole.held = Some(sequence..end),
         }
         Ok(())
+    }
+
+    /// The records up to here are whole; so is what they hold, unless a batch goes on.
+    fn stand_up_to(&mut self, place: usize) {
+        if self.begun.is_none() {
+            self.whole.end = place;
+        }
     }
 }
 
@@ -468,25 +486,31 @@ mod tests {
         stale.bytes
     }
 
+    fn held(log: &[u8]) -> Option<Range<u64>> {
+        check(log, NUMBER).unwrap().held
+    }
+
     #[test]
     fn what_a_log_holds_is_counted() {
         for format in [Format::Plain, Format::Recyclable] {
             let log = written(format, NUMBER);
-            let held = Some(12_000..log.sequence);
-            assert_eq!(check(&log.bytes, NUMBER), Ok(held.clone()));
+            let whole = Whole {
+                held: Some(12_000..log.sequence),
+                end: log.bytes.len(),
+            };
+            assert_eq!(check(&log.bytes, NUMBER), Ok(whole));
             assert_eq!(
                 check(&over_stale(&log.bytes, 0), NUMBER).is_ok(),
                 format == Format::Recyclable
             );
         }
         let log = written(Format::Recyclable, NUMBER);
-        assert_eq!(
-            check(&over_stale(&log.bytes, 0), NUMBER),
-            Ok(Some(12_000..log.sequence))
-        );
-        assert_eq!(check(&over_stale(&[], 0), NUMBER), Ok(None));
-        assert_eq!(check(&[], NUMBER), Ok(None));
-        assert_eq!(check(&[0; 70_000], NUMBER), Ok(None));
+        let whole = check(&over_stale(&log.bytes, 0), NUMBER).unwrap();
+        assert_eq!(whole.held, Some(12_000..log.sequence));
+        assert_eq!(whole.end, log.bytes.len(), "without the stale bytes");
+        assert_eq!(held(&over_stale(&[], 0)), None);
+        assert_eq!(held(&[]), None);
+        assert_eq!(held(&[0; 70_000]), None);
     }
 
     #[test]
@@ -518,9 +542,9 @@ mod tests {
             for stale in [0, 113] {
                 let torn = over_stale(&log.bytes[..cut], stale);
                 let found = check(&torn, NUMBER);
-                let held = found.unwrap_or_else(|e| panic!("cut {cut}, stale {stale}: {e:?}"));
-                let whole = held.is_some_and(|held| held.end == log.sequence);
-                assert!(!whole, "cut {cut}, stale {stale}");
+                let whole = found.unwrap_or_else(|e| panic!("cut {cut}, stale {stale}: {e:?}"));
+                let all = whole.held.is_some_and(|held| held.end == log.sequence);
+                assert!(!all, "cut {cut}, stale {stale}");
             }
         }
     }
@@ -574,9 +598,38 @@ mod tests {
             let mut damaged = log.bytes.clone();
             damaged[at..at + format.header_len()].fill(0);
             let what = "an end, and whole records behind it";
-            let held = Some(12_000..log.sequence - 6);
-            let place = at;
-            assert_eq!(check(&damaged, NUMBER), Err(Finding { place, what, held }));
+            let before = Whole {
+                held: Some(12_000..log.sequence - 6),
+                end: at,
+            };
+            let finding = Finding {
+                place: at,
+                what,
+                before,
+            };
+            assert_eq!(check(&damaged, NUMBER), Err(finding));
+        }
+    }
+
+    /// Whatever stands behind the last whole batch, the log is whole when it is cut there: also
+    /// when the batch behind it has lost its second fragment and the first one still stands.
+    #[test]
+    fn a_log_that_is_cut_where_its_whole_batches_end_is_whole() {
+        for format in [Format::Plain, Format::Recyclable] {
+            let log = written(format, NUMBER);
+            for header in &log.headers[log.headers.len() - 6..] {
+                for image in [log.bytes.clone(), over_stale(&log.bytes, 113)] {
+                    let mut damaged = image;
+                    damaged[header + format.header_len() + 2] ^= 1;
+                    let before = match check(&damaged, NUMBER) {
+                        Ok(whole) => whole,
+                        Err(finding) => finding.before,
+                    };
+                    assert!(before.end <= *header);
+                    damaged.truncate(before.end);
+                    assert_eq!(check(&damaged, NUMBER), Ok(before));
+                }
+            }
         }
     }
 

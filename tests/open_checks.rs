@@ -264,6 +264,7 @@ fn a_newer_format_is_refused_and_nothing_is_touched() {
         let newer = record::StoreFormat {
             version: 2,
             store_id: vec![7; 16],
+            witness: true,
         };
         db.put(keys::FORMAT, record::encode_format(&newer)).unwrap();
     });

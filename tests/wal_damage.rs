@@ -11,7 +11,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{entries, hard_state, unsynced, wal_files};
+use common::{copy_live, database_dir, entries, hard_state, unsynced, wal_files};
+use raft_rocks::rocksdb::{self, DB};
 use raft_rocks::{Error, RaftMachineStorage};
 
 const BLOCK: usize = 32 << 10;
@@ -20,8 +21,25 @@ const TERMS: u64 = 20_000;
 const STARTS: [u8; 2] = [1, 2];
 
 /// A store whose write-ahead log holds entries, then several blocks of hard states alone,
-/// then entries again.
+/// then entries again. All of it was synced.
 fn store_with_blocks_of_hard_states(dir: &Path) -> PathBuf {
+    let storage = fill(dir);
+    storage.store().clone().close().unwrap();
+    drop(storage);
+    wal_files(dir).pop().unwrap()
+}
+
+/// The same as a crash leaves it: nothing was synced but the creation.
+fn unsynced_store_with_blocks_of_hard_states() -> (tempfile::TempDir, PathBuf) {
+    let (live, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let storage = fill(live.path());
+    copy_live(storage.store(), live.path(), dir.path());
+    drop(storage);
+    let wal = wal_files(dir.path()).pop().unwrap();
+    (dir, wal)
+}
+
+fn fill(dir: &Path) -> RaftMachineStorage {
     let storage = RaftMachineStorage::open(dir, unsynced()).unwrap();
     storage.append(&entries(1..101, 1)).unwrap();
     for term in 2..TERMS {
@@ -30,14 +48,12 @@ fn store_with_blocks_of_hard_states(dir: &Path) -> PathBuf {
     for index in 101..1000 {
         storage.append(&entries(index..index + 1, TERMS)).unwrap();
     }
-    storage.store().clone().close().unwrap();
-    drop(storage);
     let wal = wal_files(dir).pop().unwrap();
     assert!(
         std::fs::metadata(&wal).unwrap().len() > 4 * BLOCK as u64,
         "a log of several blocks"
     );
-    wal
+    storage
 }
 
 /// Where a record of the log starts, at least `skip` bytes into the block at `block`: a
@@ -107,9 +123,18 @@ fn a_flipped_bit_in_the_middle_is_refused() {
 }
 
 #[test]
-fn a_torn_last_record_is_cut_off() {
+fn a_torn_last_record_is_cut_off_unless_it_was_synced() {
     let dir = tempfile::tempdir().unwrap();
     let wal = store_with_blocks_of_hard_states(dir.path());
+    let bytes = std::fs::read(&wal).unwrap();
+    std::fs::write(&wal, &bytes[..bytes.len() - 3]).unwrap();
+    let error = open_error(dir.path());
+    assert!(
+        matches!(error, Error::AcknowledgedWritesLost { .. }),
+        "{error}"
+    );
+
+    let (dir, wal) = unsynced_store_with_blocks_of_hard_states();
     let bytes = std::fs::read(&wal).unwrap();
     std::fs::write(&wal, &bytes[..bytes.len() - 3]).unwrap();
     let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
@@ -167,11 +192,11 @@ fn a_hole_at_the_start_of_the_log_is_refused() {
 #[test]
 fn a_log_torn_within_its_first_record_opens_without_it() {
     for cut in [1, 7, 20] {
-        let dir = tempfile::tempdir().unwrap();
-        drop(store_with_blocks_of_hard_states(dir.path()));
-        let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+        let (live, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        store_with_blocks_of_hard_states(live.path());
+        let storage = RaftMachineStorage::open(live.path(), unsynced()).unwrap();
         storage.append(&entries(1000..1001, TERMS)).unwrap();
-        drop(storage);
+        copy_live(storage.store(), live.path(), dir.path());
         let wal = wal_files(dir.path()).pop().unwrap();
         let bytes = std::fs::read(&wal).unwrap();
         std::fs::write(&wal, &bytes[..cut]).unwrap();
@@ -211,26 +236,38 @@ fn every_flipped_bit_of_a_record_header_is_refused() {
 
 /// The end of a log that another follows, cut off at a record's boundary or turned into zeros:
 /// whole in itself. RocksDB tracks the length of logs that it synced; zeros of the same length
-/// only the sequence numbers show.
+/// only the sequence numbers show. The witness knows nothing of it: the logs were written
+/// behind its back.
 #[test]
 fn a_log_that_ends_too_early_before_another_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = unsynced();
-    options.memtable_bytes = 64 << 10;
     options.column_families = vec!["kv".to_owned()];
-    let storage = RaftMachineStorage::open(dir.path(), options.clone()).unwrap();
-    // Never flushed, so that the logs from here on are needed.
-    storage.batch().put("kv", "key", "value").write().unwrap();
-    let mut term = 1;
-    while wal_files(dir.path()).len() < 3 {
-        storage.set_hard_state(&hard_state(term, 1, 0)).unwrap();
-        term += 1;
+    drop(RaftMachineStorage::open(dir.path(), options.clone()).unwrap());
+    let mut theirs = rocksdb::Options::default();
+    theirs.set_track_and_verify_wals_in_manifest(true);
+    let database = database_dir(dir.path());
+    let db = DB::open_cf(&theirs, database, ["default", "kv"]).unwrap();
+    // Never flushed, so that the logs from here on are needed; a store flushes all families.
+    let family = db.cf_handle("kv").unwrap();
+    db.put_cf(&family, "key", "value").unwrap();
+    for _ in 0..3 {
+        for n in 0..1000u64 {
+            db.put_cf(&family, n.to_le_bytes(), [7; 90]).unwrap();
+        }
+        db.put("key", "value").unwrap();
+        db.flush_wal(true).unwrap();
+        db.flush().unwrap();
     }
-    drop(storage);
-    let log = wal_files(dir.path()).swap_remove(1);
-    let whole = std::fs::read(&log).unwrap();
+    db.put_cf(&family, "last", "value").unwrap();
+    db.delete("key").unwrap();
+    drop(db);
+    let logs = wal_files(dir.path());
+    assert!(logs.len() >= 3, "{logs:?}");
+    let log = &logs[1];
+    let whole = std::fs::read(log).unwrap();
     let last_block = (whole.len() - 1) / BLOCK * BLOCK;
-    let cut = record_boundary(&whole, last_block, whole.len() - last_block - 60);
+    let cut = record_boundary(&whole, last_block, whole.len() - last_block - 160);
 
     let mut zeroed = whole.clone();
     zeroed[cut..].fill(0);
@@ -238,9 +275,11 @@ fn a_log_that_ends_too_early_before_another_is_refused() {
         (&whole[..cut], "Size mismatch"),
         (&zeroed[..], "sequence number"),
     ] {
-        std::fs::write(&log, damaged).unwrap();
+        std::fs::write(log, damaged).unwrap();
         let error = RaftMachineStorage::open(dir.path(), options.clone()).unwrap_err();
         assert!(matches!(error, Error::Corruption { .. }), "{error}");
         assert!(error.to_string().contains(named), "{named}: {error}");
     }
+    std::fs::write(log, whole).unwrap();
+    assert!(RaftMachineStorage::open(dir.path(), options).is_ok());
 }

@@ -11,7 +11,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{database_dir, entries, entry, hard_state, wal_files};
+use common::{copy_live, copy_store, database_dir, entries, entry, hard_state, wal_files};
 use raft_rocks::{FsyncPolicy, Options, RaftMachineStorage, RaftStore, Result};
 
 const HEADER_LEN: usize = 11;
@@ -44,7 +44,8 @@ struct Crashed {
 }
 
 impl Crashed {
-    fn new() -> Self {
+    /// All of it was synced, the last write only if it is said so.
+    fn new(last_is_synced: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let live = tempfile::tempdir().unwrap();
         let storage = open(live.path()).unwrap();
@@ -58,9 +59,15 @@ impl Crashed {
         }
         let last_index = storage.last_index();
         for term in 2..2 + STATES {
+            if term == 1 + STATES && !last_is_synced {
+                storage.store().sync().unwrap();
+            }
             storage.set_hard_state(&hard_state(term, 1, 0)).unwrap();
         }
-        copy(&database_dir(live.path()), &database_dir(dir.path()));
+        if last_is_synced {
+            storage.store().sync().unwrap();
+        }
+        copy_live(storage.store(), live.path(), dir.path());
         let log = database_dir(dir.path()).join(newest().file_name().unwrap());
         let bytes = std::fs::read(&log).unwrap();
         let (headers, end) = own_records(&log, &bytes);
@@ -85,19 +92,11 @@ impl Crashed {
     /// The same in a copy, so that the next can be tried.
     fn state_with(&self, log: &[u8]) -> (u64, u64) {
         let copied = tempfile::tempdir().unwrap();
-        let database = database_dir(copied.path());
-        copy(&database_dir(self.dir.path()), &database);
-        std::fs::write(database.join(self.log.file_name().unwrap()), log).unwrap();
+        copy_store(self.dir.path(), copied.path());
+        let named = self.log.file_name().unwrap();
+        std::fs::write(database_dir(copied.path()).join(named), log).unwrap();
         let storage = open(copied.path()).unwrap();
         (storage.last_index(), storage.hard_state().term)
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for file in std::fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
 }
 
@@ -118,7 +117,7 @@ fn own_records(log: &Path, bytes: &[u8]) -> (Vec<usize>, usize) {
 
 #[test]
 fn a_recycled_log_opens_with_all_it_holds() {
-    let crashed = Crashed::new();
+    let crashed = Crashed::new(true);
     let storage = crashed.open_with(&crashed.bytes).unwrap();
     assert_eq!(storage.last_index(), crashed.last_index);
     assert_eq!(storage.hard_state().term, crashed.term);
@@ -127,7 +126,7 @@ fn a_recycled_log_opens_with_all_it_holds() {
 
 #[test]
 fn every_flipped_bit_of_a_record_header_before_the_stale_bytes_is_refused() {
-    let crashed = Crashed::new();
+    let crashed = Crashed::new(true);
     for header in &crashed.headers {
         for bit in header * 8..(header + HEADER_LEN) * 8 {
             let mut damaged = crashed.bytes.clone();
@@ -142,7 +141,7 @@ fn every_flipped_bit_of_a_record_header_before_the_stale_bytes_is_refused() {
 
 #[test]
 fn a_write_torn_over_stale_bytes_opens_without_it() {
-    let crashed = Crashed::new();
+    let crashed = Crashed::new(false);
     let last = crashed.headers[crashed.headers.len() - 1];
     let cuts = (last..crashed.end)
         .step_by(3)
@@ -165,7 +164,7 @@ fn a_write_torn_over_stale_bytes_opens_without_it() {
 
 #[test]
 fn a_damaged_payload_before_the_last_write_is_refused() {
-    let crashed = Crashed::new();
+    let crashed = Crashed::new(false);
     let before_last = &crashed.headers[..crashed.headers.len() - 1];
     for header in before_last {
         let mut damaged = crashed.bytes.clone();
@@ -179,7 +178,7 @@ fn a_damaged_payload_before_the_last_write_is_refused() {
 /// then records of a later log stand in one that recovery no longer needs.
 #[test]
 fn a_log_that_was_overwritten_and_lost_its_new_name_is_no_damage() {
-    let crashed = Crashed::new();
+    let crashed = Crashed::new(true);
     let first = wal_files(crashed.dir.path()).swap_remove(0);
     let old = first.with_file_name("000002.log");
     for from in [0, 500] {
@@ -193,12 +192,20 @@ fn a_log_that_was_overwritten_and_lost_its_new_name_is_no_damage() {
     }
 }
 
-/// The argument for recycling needs logs that are switched with nothing unsynced in them. When
-/// RocksDB switches by itself, its own log of events names another reason than a flush by hand.
+/// A log is switched when nothing in it is unsynced: what is damaged before another is no torn
+/// write. When RocksDB switches by itself, its own log of events names another reason than a
+/// flush by hand.
 #[test]
-fn rocksdb_never_switches_recycled_logs_by_itself() {
+fn rocksdb_never_switches_logs_by_itself() {
+    for recycle_wal in [false, true] {
+        write_and_read_the_reasons_of_flushes(recycle_wal);
+    }
+}
+
+fn write_and_read_the_reasons_of_flushes(recycle_wal: bool) {
     let dir = tempfile::tempdir().unwrap();
     let mut options = options();
+    options.recycle_wal = recycle_wal;
     options.column_families = vec!["kv".to_owned()];
     let store = RaftStore::open(dir.path(), options).unwrap();
     std::thread::scope(|threads| {
@@ -225,7 +232,7 @@ fn rocksdb_never_switches_recycled_logs_by_itself() {
     for reason in reasons {
         assert!(reason.starts_with(r#""Manual Flush""#), "{reason}");
     }
-    assert!(events.contains("reusing log"), "a recycled log");
+    assert_eq!(events.contains("reusing log"), recycle_wal);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
-use raft_rocks::{FsyncPolicy, Options};
+use raft_rocks::rocksdb::WaitForCompactOptions;
+use raft_rocks::{FsyncPolicy, Options, RaftStore};
 
 pub fn entry(index: u64, term: u64, data: impl Into<Vec<u8>>) -> Entry {
     let mut entry = Entry::default();
@@ -71,6 +72,31 @@ pub fn wal_files(store: &Path) -> Vec<PathBuf> {
         .collect();
     files.sort();
     files
+}
+
+/// The file that says how far the log of a store had been synced.
+pub fn witness_file(store: &Path) -> PathBuf {
+    store.join("witness")
+}
+
+/// Copies an open store: what a kill would leave of it when nothing goes on in the background.
+pub fn copy_live(store: &RaftStore, from: &Path, to: &Path) {
+    let wait = WaitForCompactOptions::default();
+    store.database().wait_for_compact(&wait).unwrap();
+    copy_store(from, to);
+}
+
+/// Copies a closed store.
+pub fn copy_store(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap().map(|file| file.unwrap()) {
+        let target = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            copy_store(&file.path(), &target);
+        } else {
+            std::fs::copy(file.path(), target).unwrap();
+        }
+    }
 }
 
 /// Changes a closed store's database behind its back.

@@ -29,7 +29,7 @@ use std::sync::{Arc, mpsc};
 
 use common::workload::{Expected, Workload};
 use disk::Disk;
-use raft_rocks::{Error, FsyncPolicy, Options, RaftStore, Result};
+use raft_rocks::{FsyncPolicy, Options, RaftStore, Result};
 
 const CHILD: &str = "RAFT_ROCKS_CUT_CHILD";
 /// Power cuts that one file system goes through.
@@ -283,10 +283,7 @@ struct Seen {
     acknowledged: u64,
     /// Groups that were found with writes that had not been acknowledged.
     under_way: u64,
-    /// Stores refused because of a torn write that looks like damage ("Not covered yet" in
-    /// `docs/durability.md`).
-    refused_as_torn: u64,
-    /// Stores refused for any other reason.
+    /// Stores refused.
     refused: u64,
     /// Cuts after which a group lacked an acknowledged write.
     lost: u64,
@@ -369,10 +366,8 @@ impl Run {
             });
             if let Err(e) = checked {
                 eprintln!("refused after {setup:?}: {e}");
-                let torn = looks_torn(&e);
-                self.seen.refused_as_torn += u64::from(torn);
-                self.seen.refused += u64::from(!torn);
-                assert!(torn || !self.stop_at_first, "{:?}", self.seen);
+                self.seen.refused += 1;
+                assert!(!self.stop_at_first, "{:?}", self.seen);
                 return;
             }
             assert!(!self.stop_at_first || (self.seen.lost, self.seen.wrong) == (0, 0));
@@ -441,17 +436,6 @@ impl Run {
     }
 }
 
-/// Whether a store is refused for what a write of several pages leaves that was under way at
-/// the cut and has lost one in its middle.
-fn looks_torn(error: &Error) -> bool {
-    let shapes = [
-        "a record whose checksum does not fit",
-        "an end, and whole records behind it",
-    ];
-    matches!(error, Error::Corruption { what: "write-ahead log", found, .. }
-        if shapes.iter().any(|shape| found.starts_with(shape)))
-}
-
 /// What the parent knows of a group: the writes that it was found with.
 struct Group {
     id: u64,
@@ -516,7 +500,7 @@ fn run(test: &'static str, syncs: Syncs, recycle_wal: bool) -> Option<Seen> {
     Some(run.seen)
 }
 
-/// A test in which nothing may be lost, and no store refused, unless it looks torn.
+/// A test in which nothing may be lost, and no store refused.
 macro_rules! nothing_is_lost {
     ($test:ident, $syncs:expr, $recycle_wal:expr) => {
         #[test]
@@ -541,11 +525,8 @@ nothing_is_lost!(
 #[test]
 fn unsynced_writes_are_lost() {
     if let Some(seen) = run("unsynced_writes_are_lost", Syncs::Never, false) {
-        assert_eq!(seen.wrong, 0, "{seen:?}");
+        assert_eq!((seen.wrong, seen.refused), (0, 0), "{seen:?}");
         let cuts = seen.cuts - seen.cuts_in_recovery;
-        assert!(
-            (seen.lost + seen.refused_as_torn + seen.refused) * 20 > cuts * 19,
-            "{seen:?}"
-        );
+        assert!(seen.lost * 20 > cuts * 19, "{seen:?}");
     }
 }

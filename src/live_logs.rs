@@ -1,0 +1,162 @@
+//! The write-ahead logs of a database, as files that nobody writes to: what each holds, whether
+//! they hold together, and the cutting of what a power cut has torn.
+//!
+//! [`wal_scan`] tells what is whole from what is not. What is not whole may be a torn write or
+//! damage; which of the two is decided by how far the log had been synced. A torn write is cut
+//! off before RocksDB reads the log, so that it never meets one.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::wal_scan::{self, Finding, Whole};
+
+/// A write-ahead log and what [`wal_scan`] found in it.
+pub(crate) struct Log {
+    pub number: u64,
+    path: PathBuf,
+    len: usize,
+    scanned: std::result::Result<Whole, Finding>,
+}
+
+/// Reads every log, oldest first, before RocksDB reads any. What is found in one that recovery
+/// does not need is no damage: a power cut can bring back what was removed, and the first
+/// records of a recycled log without its new name.
+pub(crate) fn scan(dir: &Path) -> Result<Vec<Log>> {
+    let mut logs = Vec::new();
+    for (number, path) in list(dir)? {
+        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let log = Log {
+            number,
+            path,
+            len: bytes.len(),
+            scanned: wal_scan::check(&bytes, number),
+        };
+        if log.scanned.as_ref().is_err_and(Finding::hangs_rocksdb)
+            && let Some(damage) = log.damage()
+        {
+            return Err(damage);
+        }
+        logs.push(log);
+    }
+    Ok(logs)
+}
+
+/// The logs, oldest first.
+fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let listing = std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
+    let mut logs = Vec::new();
+    for file in listing {
+        let file = file.map_err(|e| Error::io("list", dir, e))?.path();
+        if file.extension().is_some_and(|extension| extension == "log")
+            && let Some(number) = file
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse().ok())
+        {
+            logs.push((number, file));
+        }
+    }
+    logs.sort_unstable();
+    Ok(logs)
+}
+
+impl Log {
+    /// What stands up to the first thing that is not whole.
+    fn whole(&self) -> &Whole {
+        match &self.scanned {
+            Ok(whole) => whole,
+            Err(finding) => &finding.before,
+        }
+    }
+
+    /// Whether something stands behind what is whole.
+    pub(crate) fn has_tail(&self) -> bool {
+        self.len > self.whole().end
+    }
+
+    /// Whether nothing in it is, or ever was, a batch.
+    fn is_blank(&self) -> bool {
+        matches!(&self.scanned, Ok(whole) if whole.held.is_none())
+    }
+
+    /// The error for what was found, when it looks like damage.
+    fn damage(&self) -> Option<Error> {
+        let finding = self.scanned.as_ref().err()?;
+        let next = finding.before.held.as_ref().map_or_else(
+            || "its first sequence number".to_owned(),
+            |held| format!("sequence number {}", held.end),
+        );
+        let expected = "records to the end, or a torn one with nothing behind it";
+        let found = format!("{} where {next} should stand", finding.what);
+        Some(self.damaged(finding.place, expected, &found))
+    }
+
+    fn damaged(&self, place: usize, expected: &str, found: &str) -> Error {
+        let key = format!("byte {place} of {}", self.path.display());
+        Error::corruption("write-ahead log", key, expected, found)
+    }
+
+    /// Removes what stands behind what is whole, durably. A crash in the middle leaves the
+    /// file as it was or cut, and either is judged as before.
+    pub(crate) fn cut_tail(&self) -> Result<()> {
+        if !self.has_tail() {
+            return Ok(());
+        }
+        let Whole { held, end } = self.whole();
+        log::info!(
+            "{}: {} bytes behind byte {end} (sequence numbers {held:?}) are no whole writes and \
+             were never synced: cut off",
+            self.path.display(),
+            self.len - end
+        );
+        let cut = || {
+            let file = File::options().write(true).open(&self.path)?;
+            file.set_len(*end as u64)?;
+            file.sync_all()
+        };
+        cut().map_err(|e| Error::io("cut", &self.path, e))
+    }
+}
+
+/// What logs hold together when their tails are cut off.
+pub(crate) struct Standing {
+    /// Their sequence numbers, without a gap; `None` when there is no batch.
+    pub held: Option<Range<u64>>,
+    /// What stands behind them looks like damage.
+    pub damage: Option<Error>,
+}
+
+/// Puts together what the logs of one recovery hold.
+///
+/// # Errors
+/// [`Error::Corruption`]: a hole that no power cut leaves. Each log is synced before the next
+/// is begun, so that one with something behind it is whole.
+pub(crate) fn standing<'a>(logs: impl Iterator<Item = &'a Log>) -> Result<Standing> {
+    let mut held: Option<Range<u64>> = None;
+    let mut blank: Option<&Log> = None;
+    let mut damage = None;
+    for log in logs {
+        // Only the newest may be new, or torn before its first record ended.
+        if log.is_blank() {
+            blank = blank.or((log.len > 0).then_some(log));
+            continue;
+        }
+        if let Some(damage) = damage {
+            return Err(damage);
+        }
+        if let Some(blank) = blank {
+            return Err(blank.damaged(0, "a record at its start", "none, but a log behind it"));
+        }
+        if let Some(next) = &log.whole().held {
+            let first = held.as_ref().map_or(next.start, |held| held.start);
+            if let Some(held) = held.filter(|held| held.end != next.start) {
+                let expected = format!("sequence number {}", held.end);
+                return Err(log.damaged(0, &expected, &next.start.to_string()));
+            }
+            held = Some(first..next.end);
+        }
+        damage = log.damage();
+    }
+    Ok(Standing { held, damage })
+}

@@ -1,0 +1,560 @@
+//! The witness says how far the log had been synced: a log that ends before that has lost
+//! acknowledged writes and is refused, whatever it looks like; what is damaged behind it was
+//! never acknowledged, and is cut off.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may stop"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{
+    copy_live, copy_store, database_dir, entries, entry, hard_state, unsynced, wal_files,
+};
+use common::{tamper, witness_file};
+use raft_rocks::rocksdb::{self, DB};
+use raft_rocks::{
+    Error, FsyncPolicy, Options, RaftMachineStorage, RaftStore, Result, WitnessPolicy, keys, record,
+};
+
+const PAGE: usize = 4096;
+const BOTH: [bool; 2] = [false, true];
+
+fn options(recycle_wal: bool) -> Options {
+    let mut options = unsynced();
+    options.memtable_bytes = 256 << 10;
+    options.recycle_wal = recycle_wal;
+    options
+}
+
+/// A store as a crash leaves it: a log in which `synced` writes were synced, with more behind.
+struct Crashed {
+    dir: tempfile::TempDir,
+    recycle_wal: bool,
+    log: PathBuf,
+    /// What the log holds.
+    bytes: Vec<u8>,
+    /// The group's term when the last sync had been acknowledged: one write after another
+    /// raises it by one.
+    acknowledged: u64,
+    /// The length of the log then.
+    synced_len: usize,
+    last: u64,
+}
+
+impl Crashed {
+    /// In a log of its own: `synced` writes that are synced, and `unsynced` ones. Each is of
+    /// several pages.
+    fn new(recycle_wal: bool, synced: u64, unsynced: u64) -> Self {
+        let live = tempfile::tempdir().unwrap();
+        let storage = RaftMachineStorage::open(live.path(), options(recycle_wal)).unwrap();
+        // Logs that are recycled later on.
+        let mut term = 1;
+        let mut write = || {
+            let data = vec![term as u8; 3 * PAGE];
+            let next = storage.last_index() + 1;
+            let (entries, state) = ([entry(next, term, data)], hard_state(term, 1, 0));
+            let batch = storage.batch().entries(&entries).hard_state(&state);
+            batch.write().unwrap();
+            term += 1;
+            term - 1
+        };
+        let newest = || wal_files(live.path()).pop().unwrap();
+        let mut logs = std::collections::BTreeSet::from([newest()]);
+        let mut acknowledged = 0;
+        while logs.len() < 5 {
+            acknowledged = write();
+            logs.insert(newest());
+        }
+        // The first write of the newest log is there already.
+        for _ in 1..synced {
+            acknowledged = write();
+        }
+        let used = || used(&newest());
+        let synced_len = if synced > 0 {
+            storage.store().sync().unwrap();
+            used()
+        } else {
+            acknowledged -= 1;
+            0
+        };
+        let mut last = acknowledged;
+        for _ in 0..unsynced {
+            last = write();
+        }
+        assert_eq!(logs.insert(newest()), false, "all in one log");
+        let dir = tempfile::tempdir().unwrap();
+        copy_live(storage.store(), live.path(), dir.path());
+        let log = database_dir(dir.path()).join(newest().file_name().unwrap());
+        let bytes = fs::read(&log).unwrap();
+        Crashed {
+            dir,
+            recycle_wal,
+            log,
+            bytes,
+            acknowledged,
+            synced_len,
+            last,
+        }
+    }
+
+    fn open_with(&self, log: &[u8]) -> Result<RaftMachineStorage> {
+        fs::write(&self.log, log).unwrap();
+        RaftMachineStorage::open(self.dir.path(), options(self.recycle_wal))
+    }
+
+    /// The term that a copy is opened with.
+    fn term_with(&self, log: &[u8]) -> Result<u64> {
+        fs::write(&self.log, log).unwrap();
+        let copied = tempfile::tempdir().unwrap();
+        copy_store(self.dir.path(), copied.path());
+        let open = || RaftMachineStorage::open(copied.path(), options(self.recycle_wal));
+        let storage = open()?;
+        let term = storage.hard_state().term;
+        assert_eq!(
+            storage.term(storage.last_index()).unwrap(),
+            term,
+            "one write each"
+        );
+        // It goes on from there, and what was cut off never comes back.
+        let next = storage.last_index() + 1;
+        storage.append(&entries(next..next + 3, term)).unwrap();
+        drop(storage);
+        let storage = open()?;
+        assert_eq!(
+            (storage.last_index(), storage.hard_state().term),
+            (next + 2, term)
+        );
+        Ok(term)
+    }
+
+    fn is_lost(&self, log: &[u8]) {
+        let before = files(self.dir.path(), &self.log);
+        let error = self.open_with(log).unwrap_err();
+        let Error::AcknowledgedWritesLost {
+            witnessed,
+            recovered,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert!(witnessed > recovered && error.is_fatal() && !error.is_retryable());
+        assert_eq!(
+            files(self.dir.path(), &self.log),
+            before,
+            "a refusal changes no file"
+        );
+        assert_eq!(fs::read(&self.log).unwrap(), log);
+    }
+}
+
+/// Where the records of a log end: its own ones, when it is a recycled one.
+fn used(log: &Path) -> usize {
+    let bytes = fs::read(log).unwrap();
+    let number: u32 = log.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    let mut at = 0;
+    loop {
+        let block_left = 32768 - at % 32768;
+        let Some(header) = bytes.get(at..at + 11) else {
+            return at;
+        };
+        let recyclable = (5..=8).contains(&header[6]);
+        let header_len = if recyclable { 11 } else { 7 };
+        if block_left < header_len {
+            at += block_left;
+            continue;
+        }
+        let is_own = if recyclable {
+            header[7..11] == number.to_le_bytes()
+        } else {
+            header[6] != 0
+        };
+        if !is_own {
+            return at;
+        }
+        at += header_len + usize::from(u16::from_le_bytes([header[4], header[5]]));
+    }
+}
+
+/// Every file of a store but for one and RocksDB's log of events.
+fn files(store: &Path, but: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut pending = vec![store.to_path_buf()];
+    while let Some(dir) = pending.pop() {
+        for file in fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()) {
+            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+            if file.is_dir() {
+                pending.push(file);
+            } else if file != but && !name.starts_with("LOG") {
+                found.insert(file.clone(), fs::read(&file).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_log_that_lost_its_end_is_refused() {
+    for recycle_wal in BOTH {
+        let crashed = Crashed::new(recycle_wal, 6, 0);
+        assert_eq!(crashed.term_with(&crashed.bytes).unwrap(), crashed.last);
+        // Cut at a record's boundary, or turned into zeros from there on; in the middle of a
+        // record; and all of it.
+        let fewer = Crashed::new(recycle_wal, 3, 0).synced_len;
+        for end in [0, fewer, crashed.synced_len - 9] {
+            crashed.is_lost(&crashed.bytes[..end]);
+            let mut zeroed = crashed.bytes.clone();
+            zeroed[end..].fill(0);
+            let found = crashed.open_with(&zeroed).unwrap_err();
+            // Zeros in a record are damage to it.
+            if end < crashed.synced_len - 9 {
+                assert!(
+                    matches!(found, Error::AcknowledgedWritesLost { .. }),
+                    "{found}"
+                );
+            }
+            assert!(found.is_fatal(), "{found}");
+        }
+        fs::remove_file(&crashed.log).unwrap();
+        let error = RaftMachineStorage::open(crashed.dir.path(), options(recycle_wal));
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error, Error::AcknowledgedWritesLost { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_last_write_of_a_recycled_log_is_refused_when_it_was_synced() {
+    let crashed = Crashed::new(true, 6, 0);
+    let mut damaged = crashed.bytes.clone();
+    damaged[crashed.synced_len - 100] ^= 1;
+    crashed.is_lost(&damaged);
+    let crashed = Crashed::new(true, 5, 1);
+    let mut damaged = crashed.bytes.clone();
+    damaged[used(&crashed.log) - 100] ^= 1;
+    assert_eq!(crashed.term_with(&damaged).unwrap(), crashed.acknowledged);
+}
+
+/// A write of several pages that was under way at a power cut, and of which some reached the
+/// disk and some did not.
+#[test]
+fn pages_missing_behind_the_witnessed_end_leave_exactly_what_was_whole_before() {
+    for recycle_wal in BOTH {
+        let crashed = Crashed::new(recycle_wal, 3, 4);
+        let end = used(&crashed.log);
+        assert!(end > crashed.synced_len + 8 * PAGE);
+        let mut opened_with = std::collections::BTreeSet::new();
+        let first = crashed.synced_len.div_ceil(PAGE);
+        for missing in first..end / PAGE {
+            for pages in [1, 2, 5] {
+                let mut torn = crashed.bytes.clone();
+                let hole = missing * PAGE..((missing + pages) * PAGE).min(torn.len());
+                torn[hole].fill(0);
+                let term = crashed.term_with(&torn).unwrap();
+                let before = (crashed.synced_len..=end)
+                    .contains(&(missing * PAGE))
+                    .then_some(crashed.acknowledged..crashed.last);
+                assert!(before.unwrap().contains(&term), "page {missing}: {term}");
+                opened_with.insert(term);
+            }
+        }
+        assert!(opened_with.len() >= 4, "{opened_with:?}");
+    }
+}
+
+#[test]
+fn the_same_before_the_witnessed_end_is_refused_and_nothing_is_touched() {
+    for recycle_wal in BOTH {
+        let crashed = Crashed::new(recycle_wal, 6, 2);
+        let others = files(crashed.dir.path(), &crashed.log);
+        for missing in 0..crashed.synced_len / PAGE {
+            let mut damaged = crashed.bytes.clone();
+            damaged[missing * PAGE..(missing + 1) * PAGE].fill(0);
+            let error = crashed.open_with(&damaged).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    Error::Corruption {
+                        what: "write-ahead log",
+                        ..
+                    }
+                ),
+                "page {missing}: {error}"
+            );
+            assert_eq!(fs::read(&crashed.log).unwrap(), damaged);
+            assert_eq!(files(crashed.dir.path(), &crashed.log), others);
+        }
+    }
+}
+
+/// Nothing whole is left of the newest log: how far the older ones reached is in RocksDB's
+/// MANIFEST alone.
+#[test]
+fn a_newest_log_damaged_at_its_start_is_cut_or_refused() {
+    for recycle_wal in BOTH {
+        for synced in [0, 3] {
+            let dir = tempfile::tempdir().unwrap();
+            let open = |dir: &Path| RaftMachineStorage::open(dir, options(recycle_wal));
+            let storage = open(dir.path()).unwrap();
+            storage.append(&entries(1..50, 1)).unwrap();
+            drop(storage);
+            // What is recovered is flushed, and a new log begun.
+            let storage = open(dir.path()).unwrap();
+            let write = |index| {
+                let large = [entry(index, 2, vec![7; 5 * PAGE])];
+                storage.append(&large).unwrap();
+            };
+            (50..50 + synced).for_each(write);
+            storage.store().sync().unwrap();
+            (50 + synced..55).for_each(write);
+            let crashed = tempfile::tempdir().unwrap();
+            copy_live(storage.store(), dir.path(), crashed.path());
+            let log = wal_files(crashed.path()).pop().unwrap();
+            let mut bytes = fs::read(&log).unwrap();
+            bytes[..PAGE].fill(0);
+            fs::write(&log, &bytes).unwrap();
+            let found = open(crashed.path());
+            if synced == 0 {
+                assert_eq!(found.unwrap().last_index(), 49);
+            } else {
+                let error = found.unwrap_err();
+                let what = "write-ahead log";
+                assert!(
+                    matches!(error, Error::Corruption { what: w, .. } if w == what),
+                    "{error}"
+                );
+                assert_eq!(fs::read(&log).unwrap(), bytes);
+            }
+        }
+    }
+}
+
+/// A second crash, between the cut and the open.
+#[test]
+fn a_log_that_was_cut_and_not_yet_opened_opens() {
+    let crashed = Crashed::new(false, 3, 3);
+    let end = crashed.synced_len;
+    assert_eq!(
+        crashed.term_with(&crashed.bytes[..end]).unwrap(),
+        crashed.acknowledged
+    );
+}
+
+/// A directory with a closed store of ten entries, all witnessed.
+fn closed_store() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    storage.append(&entries(1..11, 1)).unwrap();
+    storage.store().clone().close().unwrap();
+    drop(storage);
+    dir
+}
+
+fn open_error(dir: &Path) -> Error {
+    RaftMachineStorage::open(dir, unsynced()).unwrap_err()
+}
+
+fn refused_for_its_witness(dir: &Path, found: &str) {
+    let error = open_error(dir);
+    let text = error.to_string();
+    assert!(
+        matches!(
+            error,
+            Error::Corruption {
+                what: "witness",
+                ..
+            }
+        ) && text.contains(found),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_missing_witness_is_refused() {
+    let dir = closed_store();
+    fs::remove_file(witness_file(dir.path())).unwrap();
+    refused_for_its_witness(dir.path(), "found none");
+    refused_for_its_witness(dir.path(), "found none");
+}
+
+#[test]
+fn the_witness_of_another_store_is_refused() {
+    let (one, two) = (closed_store(), closed_store());
+    fs::copy(witness_file(two.path()), witness_file(one.path())).unwrap();
+    refused_for_its_witness(one.path(), "another");
+}
+
+#[test]
+fn a_torn_slot_falls_back_to_the_other_and_two_are_refused() {
+    let dir = closed_store();
+    RaftMachineStorage::open(dir.path(), unsynced())
+        .unwrap()
+        .append(&entries(11..13, 1))
+        .unwrap();
+    let whole = fs::read(witness_file(dir.path())).unwrap();
+    let torn = |slots: &[usize]| {
+        let mut bytes = whole.clone();
+        slots
+            .iter()
+            .for_each(|slot| bytes[slot * PAGE + 30..slot * PAGE + 35].fill(0xee));
+        fs::write(witness_file(dir.path()), bytes).unwrap();
+    };
+    torn(&[0, 1]);
+    refused_for_its_witness(dir.path(), "8192 bytes");
+    for slot in [0, 1] {
+        torn(&[slot]);
+        let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+        assert_eq!(storage.last_index(), 12);
+    }
+}
+
+/// As after a power cut, which may take the last second of it.
+#[test]
+fn an_older_witness_protects_less_and_opens() {
+    let dir = closed_store();
+    let older = fs::read(witness_file(dir.path())).unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    storage.append(&entries(11..13, 1)).unwrap();
+    drop(storage);
+    fs::write(wal_files(dir.path()).pop().unwrap(), "").unwrap();
+    assert!(matches!(
+        open_error(dir.path()),
+        Error::AcknowledgedWritesLost { .. }
+    ));
+    fs::write(witness_file(dir.path()), older).unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    assert_eq!(storage.last_index(), 10);
+}
+
+#[test]
+fn a_database_that_is_gone_is_not_taken_for_a_new_one() {
+    let dir = closed_store();
+    fs::remove_dir_all(database_dir(dir.path())).unwrap();
+    let error = open_error(dir.path());
+    assert!(
+        matches!(error, Error::AcknowledgedWritesLost { recovered: 0, .. }),
+        "{error}"
+    );
+}
+
+/// The creation of a store may be cut short when there is a witness and no record yet.
+#[test]
+fn a_witness_that_never_recorded_anything_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    // As `docs/format.md` has it.
+    let mut slot = b"RRWITN\0\x01an id of 16 byte".to_vec();
+    slot.extend(1u64.to_be_bytes());
+    slot.extend(0u64.to_be_bytes());
+    slot.extend(crc32c::crc32c(&slot).to_be_bytes());
+    slot.resize(2 * PAGE, 0);
+    fs::write(witness_file(dir.path()), slot).unwrap();
+    for last in [0, 1, 2] {
+        let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+        assert_eq!(storage.last_index(), last);
+        storage.append(&entries(last + 1..last + 2, 1)).unwrap();
+    }
+}
+
+/// Stores of before there was a witness have none: it is made, and must be there from then on.
+#[test]
+fn a_store_without_a_witness_gets_one_at_its_first_open() {
+    // A crash may leave the file, and the record that does not know of it yet.
+    for file_is_there in BOTH {
+        let dir = closed_store();
+        tamper(dir.path(), |db| {
+            let bytes = db.get(keys::FORMAT).unwrap().unwrap();
+            let mut format = record::decode_format(&bytes).unwrap();
+            assert!(format.witness);
+            format.witness = false;
+            db.put(keys::FORMAT, record::encode_format(&format))
+                .unwrap();
+        });
+        if !file_is_there {
+            fs::remove_file(witness_file(dir.path())).unwrap();
+        }
+        let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+        assert_eq!(storage.last_index(), 10);
+        drop(storage);
+        fs::remove_file(witness_file(dir.path())).unwrap();
+        refused_for_its_witness(dir.path(), "found none");
+    }
+}
+
+#[test]
+fn strict_syncs_the_witness_before_each_acknowledgement() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::default();
+    options.statistics = true;
+    options.witness = WitnessPolicy::Strict;
+    let storage = RaftMachineStorage::open(dir.path(), options).unwrap();
+    let syncs = || {
+        let counted = storage.store().counters().unwrap();
+        (counted.wal_syncs, counted.witness_syncs)
+    };
+    for index in 1..20 {
+        let before = syncs();
+        storage.append(&entries(index..index + 1, 1)).unwrap();
+        assert_eq!(syncs(), (before.0 + 1, before.1 + 1), "append {index}");
+    }
+    let before = syncs();
+    storage.set_commit(5).unwrap();
+    assert_eq!(syncs(), before, "what is not synced is not witnessed");
+}
+
+/// What each acknowledgement under `Always` promises is in the file when it is given: a store
+/// copied then, and deprived of its log, is refused.
+#[test]
+fn every_acknowledgement_is_witnessed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::default();
+    options.fsync = FsyncPolicy::Always;
+    let storage = RaftMachineStorage::open(dir.path(), options).unwrap();
+    for term in 1..20 {
+        let witnessed = fs::read(witness_file(dir.path())).unwrap();
+        storage.set_hard_state(&hard_state(term, 1, 0)).unwrap();
+        assert_ne!(
+            fs::read(witness_file(dir.path())).unwrap(),
+            witnessed,
+            "term {term}"
+        );
+    }
+    let copied = tempfile::tempdir().unwrap();
+    copy_live(storage.store(), dir.path(), copied.path());
+    let log = wal_files(copied.path()).pop().unwrap();
+    let len = fs::metadata(&log).unwrap().len();
+    fs::File::options()
+        .write(true)
+        .open(&log)
+        .unwrap()
+        .set_len(len - 1)
+        .unwrap();
+    assert!(matches!(
+        open_error(copied.path()),
+        Error::AcknowledgedWritesLost { .. }
+    ));
+}
+
+#[test]
+fn somebody_elses_database_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    let db = Arc::new(DB::open_cf(&options, dir.path().join("theirs"), ["default"]).unwrap());
+    let store = RaftStore::with_db(db, "default", unsynced()).unwrap();
+    store.group(0).unwrap().append(&entries(1..3, 1)).unwrap();
+    store.close().unwrap();
+    let names: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    assert!(!names.iter().any(|name| name == "witness"), "{names:?}");
+}
