@@ -881,6 +881,20 @@ mod tests {
         }
     }
 
+    /// What the witness has not recorded must not be acknowledged: it fails as a sync does.
+    #[test]
+    fn a_witness_that_cannot_be_written_poisons() {
+        for policy in [WitnessPolicy::Background, WitnessPolicy::Strict] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut db = Db::open(dir.path(), &Options::default()).unwrap();
+            db.witness = Some(Witness::read_only(dir.path(), policy).unwrap());
+            let error = db.sync().unwrap_err();
+            assert!(matches!(error, Error::Io { op: "write", .. }), "{error}");
+            assert!(matches!(db.sync(), Err(Error::Poisoned { .. })));
+            assert!(matches!(db.write(&[]), Err(Error::Poisoned { .. })));
+        }
+    }
+
     #[test]
     fn families_have_directories_of_their_own() {
         let of = |family| snapshot_dir_of_family(Path::new("/data/db"), family);

@@ -34,75 +34,64 @@ fn options(recycle_wal: bool) -> Options {
     options
 }
 
-/// A store as a crash leaves it: a log in which `synced` writes were synced, with more behind.
+/// A store as a crash leaves it: a newest log in which some writes were synced, with more
+/// behind. Each is of several pages and raises the term by one.
 struct Crashed {
     dir: tempfile::TempDir,
     recycle_wal: bool,
     log: PathBuf,
-    /// What the log holds.
     bytes: Vec<u8>,
-    /// The group's term when the last sync had been acknowledged: one write after another
-    /// raises it by one.
-    acknowledged: u64,
-    /// The length of the log then.
-    synced_len: usize,
-    last: u64,
+    /// Where each write in the log ends, and its term.
+    ends: Vec<(usize, u64)>,
+    /// How many of them were synced.
+    synced: usize,
 }
 
 impl Crashed {
-    /// In a log of its own: `synced` writes that are synced, and `unsynced` ones. Each is of
-    /// several pages.
-    fn new(recycle_wal: bool, synced: u64, unsynced: u64) -> Self {
-        let live = tempfile::tempdir().unwrap();
+    fn new(recycle_wal: bool, synced: usize, unsynced: usize) -> Self {
+        let (live, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let storage = RaftMachineStorage::open(live.path(), options(recycle_wal)).unwrap();
-        // Logs that are recycled later on.
-        let mut term = 1;
-        let mut write = || {
-            let data = vec![term as u8; 3 * PAGE];
-            let next = storage.last_index() + 1;
-            let (entries, state) = ([entry(next, term, data)], hard_state(term, 1, 0));
+        let write = || {
+            let index = storage.last_index() + 1;
+            let entries = [entry(index, index, vec![index as u8; 3 * PAGE])];
+            let state = hard_state(index, 1, 0);
             let batch = storage.batch().entries(&entries).hard_state(&state);
             batch.write().unwrap();
-            term += 1;
-            term - 1
+            let log = wal_files(live.path()).pop().unwrap();
+            (used(&log), index, log)
         };
-        let newest = || wal_files(live.path()).pop().unwrap();
-        let mut logs = std::collections::BTreeSet::from([newest()]);
-        let mut acknowledged = 0;
-        while logs.len() < 5 {
-            acknowledged = write();
-            logs.insert(newest());
+        // Enough logs for one that is an old one, when they are recycled.
+        let (mut newest, mut logs, mut ends) = (PathBuf::new(), 0, Vec::new());
+        while logs < 5 || ends.len() < synced + unsynced {
+            let (end, term, log) = write();
+            if log != newest {
+                (newest, logs) = (log, logs + 1);
+                ends.clear();
+            }
+            ends.push((end, term));
+            if ends.len() == synced {
+                storage.store().sync().unwrap();
+            }
         }
-        // The first write of the newest log is there already.
-        for _ in 1..synced {
-            acknowledged = write();
-        }
-        let used = || used(&newest());
-        let synced_len = if synced > 0 {
-            storage.store().sync().unwrap();
-            used()
-        } else {
-            acknowledged -= 1;
-            0
-        };
-        let mut last = acknowledged;
-        for _ in 0..unsynced {
-            last = write();
-        }
-        assert_eq!(logs.insert(newest()), false, "all in one log");
-        let dir = tempfile::tempdir().unwrap();
         copy_live(storage.store(), live.path(), dir.path());
-        let log = database_dir(dir.path()).join(newest().file_name().unwrap());
-        let bytes = fs::read(&log).unwrap();
+        let log = database_dir(dir.path()).join(newest.file_name().unwrap());
         Crashed {
-            dir,
             recycle_wal,
+            bytes: fs::read(&log).unwrap(),
+            dir,
             log,
-            bytes,
-            acknowledged,
-            synced_len,
-            last,
+            ends,
+            synced,
         }
+    }
+
+    /// Where the synced writes end, and the term they left.
+    fn synced(&self) -> (usize, u64) {
+        self.ends[self.synced - 1]
+    }
+
+    fn last(&self) -> (usize, u64) {
+        self.ends[self.ends.len() - 1]
     }
 
     fn open_with(&self, log: &[u8]) -> Result<RaftMachineStorage> {
@@ -204,24 +193,15 @@ fn files(store: &Path, but: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn a_log_that_lost_its_end_is_refused() {
     for recycle_wal in BOTH {
         let crashed = Crashed::new(recycle_wal, 6, 0);
-        assert_eq!(crashed.term_with(&crashed.bytes).unwrap(), crashed.last);
-        // Cut at a record's boundary, or turned into zeros from there on; in the middle of a
-        // record; and all of it.
-        let fewer = Crashed::new(recycle_wal, 3, 0).synced_len;
-        for end in [0, fewer, crashed.synced_len - 9] {
+        assert_eq!(crashed.term_with(&crashed.bytes).unwrap(), crashed.last().1);
+        // Cut at the boundaries of records, or turned into zeros from there on.
+        for (end, _) in [(0, 0), crashed.ends[0], crashed.ends[4]] {
             crashed.is_lost(&crashed.bytes[..end]);
             let mut zeroed = crashed.bytes.clone();
             zeroed[end..].fill(0);
-            let found = crashed.open_with(&zeroed).unwrap_err();
-            // Zeros in a record are damage to it.
-            if end < crashed.synced_len - 9 {
-                assert!(
-                    matches!(found, Error::AcknowledgedWritesLost { .. }),
-                    "{found}"
-                );
-            }
-            assert!(found.is_fatal(), "{found}");
+            crashed.is_lost(&zeroed);
         }
+        crashed.is_lost(&crashed.bytes[..crashed.last().0 - 9]);
         fs::remove_file(&crashed.log).unwrap();
         let error = RaftMachineStorage::open(crashed.dir.path(), options(recycle_wal));
         let error = error.unwrap_err();
@@ -234,14 +214,16 @@ fn a_log_that_lost_its_end_is_refused() {
 
 #[test]
 fn a_damaged_last_write_of_a_recycled_log_is_refused_when_it_was_synced() {
-    let crashed = Crashed::new(true, 6, 0);
-    let mut damaged = crashed.bytes.clone();
-    damaged[crashed.synced_len - 100] ^= 1;
-    crashed.is_lost(&damaged);
-    let crashed = Crashed::new(true, 5, 1);
-    let mut damaged = crashed.bytes.clone();
-    damaged[used(&crashed.log) - 100] ^= 1;
-    assert_eq!(crashed.term_with(&damaged).unwrap(), crashed.acknowledged);
+    for (synced, unsynced) in [(6, 0), (5, 1)] {
+        let crashed = Crashed::new(true, synced, unsynced);
+        let mut damaged = crashed.bytes.clone();
+        damaged[crashed.last().0 - 100] ^= 1;
+        if unsynced == 0 {
+            crashed.is_lost(&damaged);
+        } else {
+            assert_eq!(crashed.term_with(&damaged).unwrap(), crashed.synced().1);
+        }
+    }
 }
 
 /// A write of several pages that was under way at a power cut, and of which some reached the
@@ -250,24 +232,17 @@ fn a_damaged_last_write_of_a_recycled_log_is_refused_when_it_was_synced() {
 fn pages_missing_behind_the_witnessed_end_leave_exactly_what_was_whole_before() {
     for recycle_wal in BOTH {
         let crashed = Crashed::new(recycle_wal, 3, 4);
-        let end = used(&crashed.log);
-        assert!(end > crashed.synced_len + 8 * PAGE);
-        let mut opened_with = std::collections::BTreeSet::new();
-        let first = crashed.synced_len.div_ceil(PAGE);
-        for missing in first..end / PAGE {
+        let (synced, end) = (crashed.synced().0, crashed.last().0);
+        for missing in synced.div_ceil(PAGE)..end / PAGE {
+            let whole = crashed.ends.iter().rfind(|(end, _)| *end <= missing * PAGE);
             for pages in [1, 2, 5] {
                 let mut torn = crashed.bytes.clone();
                 let hole = missing * PAGE..((missing + pages) * PAGE).min(torn.len());
                 torn[hole].fill(0);
-                let term = crashed.term_with(&torn).unwrap();
-                let before = (crashed.synced_len..=end)
-                    .contains(&(missing * PAGE))
-                    .then_some(crashed.acknowledged..crashed.last);
-                assert!(before.unwrap().contains(&term), "page {missing}: {term}");
-                opened_with.insert(term);
+                let found = crashed.term_with(&torn).unwrap();
+                assert_eq!(found, whole.unwrap().1, "{pages} pages from {missing} on");
             }
         }
-        assert!(opened_with.len() >= 4, "{opened_with:?}");
     }
 }
 
@@ -276,77 +251,64 @@ fn the_same_before_the_witnessed_end_is_refused_and_nothing_is_touched() {
     for recycle_wal in BOTH {
         let crashed = Crashed::new(recycle_wal, 6, 2);
         let others = files(crashed.dir.path(), &crashed.log);
-        for missing in 0..crashed.synced_len / PAGE {
+        for missing in 0..crashed.synced().0 / PAGE {
             let mut damaged = crashed.bytes.clone();
             damaged[missing * PAGE..(missing + 1) * PAGE].fill(0);
             let error = crashed.open_with(&damaged).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    Error::Corruption {
-                        what: "write-ahead log",
-                        ..
-                    }
-                ),
-                "page {missing}: {error}"
-            );
+            assert!(is_log_damage(&error), "page {missing}: {error}");
             assert_eq!(fs::read(&crashed.log).unwrap(), damaged);
             assert_eq!(files(crashed.dir.path(), &crashed.log), others);
         }
     }
 }
 
+fn is_log_damage(error: &Error) -> bool {
+    let named = "write-ahead log";
+    matches!(error, Error::Corruption { what, .. } if *what == named)
+}
+
 /// Nothing whole is left of the newest log: how far the older ones reached is in RocksDB's
 /// MANIFEST alone.
 #[test]
 fn a_newest_log_damaged_at_its_start_is_cut_or_refused() {
-    for recycle_wal in BOTH {
-        for synced in [0, 3] {
-            let dir = tempfile::tempdir().unwrap();
-            let open = |dir: &Path| RaftMachineStorage::open(dir, options(recycle_wal));
-            let storage = open(dir.path()).unwrap();
-            storage.append(&entries(1..50, 1)).unwrap();
-            drop(storage);
-            // What is recovered is flushed, and a new log begun.
-            let storage = open(dir.path()).unwrap();
-            let write = |index| {
-                let large = [entry(index, 2, vec![7; 5 * PAGE])];
-                storage.append(&large).unwrap();
-            };
-            (50..50 + synced).for_each(write);
-            storage.store().sync().unwrap();
-            (50 + synced..55).for_each(write);
-            let crashed = tempfile::tempdir().unwrap();
-            copy_live(storage.store(), dir.path(), crashed.path());
-            let log = wal_files(crashed.path()).pop().unwrap();
-            let mut bytes = fs::read(&log).unwrap();
-            bytes[..PAGE].fill(0);
-            fs::write(&log, &bytes).unwrap();
-            let found = open(crashed.path());
-            if synced == 0 {
-                assert_eq!(found.unwrap().last_index(), 49);
-            } else {
-                let error = found.unwrap_err();
-                let what = "write-ahead log";
-                assert!(
-                    matches!(error, Error::Corruption { what: w, .. } if w == what),
-                    "{error}"
-                );
-                assert_eq!(fs::read(&log).unwrap(), bytes);
+    for (recycle_wal, synced) in [(false, 0), (false, 3), (true, 0), (true, 3)] {
+        let (live, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let open = |dir: &Path| RaftMachineStorage::open(dir, options(recycle_wal));
+        let storage = open(live.path()).unwrap();
+        storage.append(&entries(1..50, 1)).unwrap();
+        drop(storage);
+        // What is recovered is flushed, and a new log begun.
+        let storage = open(live.path()).unwrap();
+        for index in 50..55 {
+            let large = [entry(index, 2, vec![7; 5 * PAGE])];
+            storage.append(&large).unwrap();
+            if index - 49 == synced {
+                storage.store().sync().unwrap();
             }
+        }
+        copy_live(storage.store(), live.path(), dir.path());
+        let log = wal_files(dir.path()).pop().unwrap();
+        let mut bytes = fs::read(&log).unwrap();
+        bytes[..PAGE].fill(0);
+        fs::write(&log, &bytes).unwrap();
+        if synced == 0 {
+            assert_eq!(open(dir.path()).unwrap().last_index(), 49);
+        } else {
+            let error = open(dir.path()).unwrap_err();
+            assert!(is_log_damage(&error), "{error}");
+            assert_eq!(fs::read(&log).unwrap(), bytes);
         }
     }
 }
 
-/// A second crash, between the cut and the open.
+/// A second crash, between the cut and the open: the same as a log that ends there.
 #[test]
 fn a_log_that_was_cut_and_not_yet_opened_opens() {
-    let crashed = Crashed::new(false, 3, 3);
-    let end = crashed.synced_len;
-    assert_eq!(
-        crashed.term_with(&crashed.bytes[..end]).unwrap(),
-        crashed.acknowledged
-    );
+    for recycle_wal in BOTH {
+        let crashed = Crashed::new(recycle_wal, 3, 3);
+        let (end, term) = crashed.synced();
+        assert_eq!(crashed.term_with(&crashed.bytes[..end]).unwrap(), term);
+    }
 }
 
 /// A directory with a closed store of ten entries, all witnessed.

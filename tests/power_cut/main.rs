@@ -29,7 +29,7 @@ use std::sync::{Arc, mpsc};
 
 use common::workload::{Expected, Workload};
 use disk::Disk;
-use raft_rocks::{FsyncPolicy, Options, RaftStore, Result};
+use raft_rocks::{FsyncPolicy, Options, RaftStore, Result, WitnessPolicy};
 
 const CHILD: &str = "RAFT_ROCKS_CUT_CHILD";
 /// Power cuts that one file system goes through.
@@ -67,6 +67,8 @@ struct Setup {
     memtable_bytes: usize,
     syncs: Syncs,
     recycle_wal: bool,
+    /// Whether the witness is synced before each acknowledgement.
+    strict: bool,
     /// Whether the application has a column family, whose memtable is flushed apart.
     application: bool,
     /// Acknowledgements in this life of the child after which it asks for the cut; zero asks
@@ -84,6 +86,7 @@ impl Setup {
             self.memtable_bytes.to_string(),
             (self.syncs as u8).to_string(),
             u8::from(self.recycle_wal).to_string(),
+            u8::from(self.strict).to_string(),
             u8::from(self.application).to_string(),
             self.cut_after.to_string(),
         ]
@@ -103,6 +106,7 @@ impl Setup {
             memtable_bytes: number() as usize,
             syncs: Syncs::ALL[number() as usize],
             recycle_wal: number() == 1,
+            strict: number() == 1,
             application: number() == 1,
             cut_after: number(),
         }
@@ -112,6 +116,9 @@ impl Setup {
         let mut options = Options::default();
         options.memtable_bytes = self.memtable_bytes;
         options.recycle_wal = self.recycle_wal;
+        if self.strict {
+            options.witness = WitnessPolicy::Strict;
+        }
         if self.application {
             options.column_families = vec!["kv".to_owned()];
         }
@@ -345,6 +352,7 @@ impl Run {
                 .unwrap_or(sizes[self.random.usize(..sizes.len())]),
             syncs: self.syncs,
             recycle_wal: self.recycle_wal,
+            strict: self.random.u8(..4) == 0,
             application: self.random.bool(),
             cut_after: 0,
         };
