@@ -881,6 +881,24 @@ mod tests {
         }
     }
 
+    /// A database that was opened for reading refuses to sync, as a failing disk would.
+    #[test]
+    fn a_sync_that_failed_is_not_witnessed() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Db::open(dir.path(), &Options::default()).unwrap());
+        let path = dir.path().join(DATABASE_DIR);
+        let read_only = rocksdb::Options::default();
+        let rocks = DB::open_cf_for_read_only(&read_only, path, [RAFT_COLUMN_FAMILY], false);
+        let mut db = Db::start(Arc::new(rocks.unwrap()), RAFT_COLUMN_FAMILY, None, None).unwrap();
+        let beside = tempfile::tempdir().unwrap();
+        let policy = WitnessPolicy::Strict;
+        db.witness = Some(Witness::create(beside.path(), [0; 16], policy).unwrap());
+        assert!(db.rocks.latest_sequence_number() > 0);
+        assert!(matches!(db.sync(), Err(Error::Rocks { op: "sync", .. })));
+        let (record, _) = witness::read(beside.path()).unwrap().unwrap();
+        assert_eq!(record.sequence, 0);
+    }
+
     /// What the witness has not recorded must not be acknowledged: it fails as a sync does.
     #[test]
     fn a_witness_that_cannot_be_written_poisons() {

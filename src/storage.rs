@@ -58,7 +58,8 @@ impl RaftStore {
     ///
     /// # Errors
     /// [`Error::Locked`]: another process, or another handle in this one, has it open.
-    /// [`Error::UnsupportedFormat`]: written by a newer version; nothing was touched.
+    /// [`Error::AcknowledgedWritesLost`]: the log ends before the point up to which it had been
+    /// synced. [`Error::UnsupportedFormat`]: written by a newer version; nothing was touched.
     /// [`Error::Corruption`], [`Error::Rocks`], [`Error::Io`]: what is on disk cannot be
     /// relied on or read. [`Error::InvalidOptions`]: nothing was touched.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
@@ -73,7 +74,8 @@ impl RaftStore {
     /// Keeps the logs in a column family of a database that you opened yourself. The family
     /// is this store's alone; its options are yours, and so is the recovery mode of the
     /// write-ahead log, which decides what damage is noticed (`docs/durability.md`). The
-    /// checks that need a read-only open beforehand, and the directory lock, are not made.
+    /// checks that need a read-only open beforehand, and the directory lock, are not made; and
+    /// there is no witness of how far the log was synced: it is not this store's to read.
     ///
     /// # Errors
     /// As [`RaftStore::open`]; [`Error::Locked`] when another store uses the same family or
