@@ -41,8 +41,8 @@ pub enum FsyncPolicy {
 /// that they were durable. A power cut alone loses nothing acknowledged under either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WitnessPolicy {
-    /// In the background, within about a second, and at close. Damage to what was acknowledged
-    /// in the last second before a power cut is taken for a torn write and cut off.
+    /// In the background, within about a second, and at close. Damage to what was synced in the
+    /// last second before a power cut is taken for a torn write and cut off.
     Background,
     /// Before each acknowledgement: a second sync for every one of the log.
     Strict,

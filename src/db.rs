@@ -659,13 +659,7 @@ impl Check<'_> {
         let witnessed = self.witnessed(&rocks)?;
         let recovered = rocks.latest_sequence_number();
         self.check_reach(&rocks, &logs)?;
-        if recovered < witnessed {
-            return Err(Error::AcknowledgedWritesLost {
-                witnessed,
-                recovered,
-            });
-        }
-        Ok(())
+        check_witnessed(recovered, witnessed)
     }
 
     fn open_read_only(&self, rocks_options: &rocksdb::Options) -> Result<DB> {
@@ -678,12 +672,13 @@ impl Check<'_> {
         .map_err(|e| opening(self.path, e))
     }
 
-    /// The sequence number that the witness says was synced; 0 for a store without one.
+    /// The sequence number that the witness says was synced; `None` for a store of before there
+    /// were witnesses.
     ///
     /// # Errors
     /// [`Error::Corruption`]: the witness is missing or another store's.
     /// [`Error::UnsupportedFormat`].
-    fn witnessed(&self, rocks: &DB) -> Result<u64> {
+    fn witnessed(&self, rocks: &DB) -> Result<Option<u64>> {
         let format = rocks.get(keys::FORMAT).map_err(Error::rocks("read"))?;
         let format = format.map(|bytes| decode_format(&bytes)).transpose()?;
         let path = || witness::path(self.dir).display().to_string();
@@ -697,7 +692,7 @@ impl Check<'_> {
                 let expected = "a file: this store has one";
                 Err(Error::corruption(witness::WHAT, path(), expected, "none"))
             }
-            (_, witness) => Ok(witness.map_or(0, |witness| witness.sequence)),
+            (_, witness) => Ok(witness.map(|witness| witness.sequence)),
         }
     }
 
@@ -718,11 +713,11 @@ impl Check<'_> {
             // What was recovered may stand behind the damage.
             (None, Some(_)) => self.flushed()?,
         };
-        if recovered < witnessed {
-            return Err(damage.unwrap_or(Error::AcknowledgedWritesLost {
-                witnessed,
-                recovered,
-            }));
+        let checked = check_witnessed(recovered, witnessed);
+        match damage {
+            // Without a witness nothing says that it was never synced.
+            Some(damage) if checked.is_err() || witnessed.is_none() => return Err(damage),
+            _ => checked?,
         }
         needed().try_for_each(Log::cut_tail)
     }
@@ -761,6 +756,16 @@ impl Check<'_> {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+fn check_witnessed(recovered: u64, witnessed: Option<u64>) -> Result<()> {
+    match witnessed {
+        Some(witnessed) if recovered < witnessed => Err(Error::AcknowledgedWritesLost {
+            witnessed,
+            recovered,
+        }),
+        _ => Ok(()),
     }
 }
 

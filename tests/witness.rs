@@ -291,12 +291,13 @@ fn a_newest_log_damaged_at_its_start_is_cut_or_refused() {
         let mut bytes = fs::read(&log).unwrap();
         bytes[..PAGE].fill(0);
         fs::write(&log, &bytes).unwrap();
+        let before = files(dir.path(), Path::new("none"));
         if synced == 0 {
             assert_eq!(open(dir.path()).unwrap().last_index(), 49);
         } else {
             let error = open(dir.path()).unwrap_err();
             assert!(is_log_damage(&error), "{error}");
-            assert_eq!(fs::read(&log).unwrap(), bytes);
+            assert_eq!(files(dir.path(), Path::new("none")), before);
         }
     }
 }
@@ -432,14 +433,7 @@ fn a_store_without_a_witness_gets_one_at_its_first_open() {
     // A crash may leave the file, and the record that does not know of it yet.
     for file_is_there in BOTH {
         let dir = closed_store();
-        tamper(dir.path(), |db| {
-            let bytes = db.get(keys::FORMAT).unwrap().unwrap();
-            let mut format = record::decode_format(&bytes).unwrap();
-            assert!(format.witness);
-            format.witness = false;
-            db.put(keys::FORMAT, record::encode_format(&format))
-                .unwrap();
-        });
+        tamper(dir.path(), forget_the_witness);
         if !file_is_there {
             fs::remove_file(witness_file(dir.path())).unwrap();
         }
@@ -449,6 +443,33 @@ fn a_store_without_a_witness_gets_one_at_its_first_open() {
         fs::remove_file(witness_file(dir.path())).unwrap();
         refused_for_its_witness(dir.path(), "found none");
     }
+}
+
+/// Without a witness nothing says that what looks damaged was never synced.
+#[test]
+fn damage_in_a_store_without_a_witness_is_refused() {
+    let dir = closed_store();
+    tamper(dir.path(), |db| {
+        forget_the_witness(db);
+        (0..4u8).for_each(|n| db.put([b'z', n], vec![n; 3 * PAGE]).unwrap());
+    });
+    fs::remove_file(witness_file(dir.path())).unwrap();
+    let log = wal_files(dir.path()).pop().unwrap();
+    let mut damaged = fs::read(&log).unwrap();
+    damaged[4 * PAGE..5 * PAGE].fill(0);
+    fs::write(&log, damaged).unwrap();
+    let error = open_error(dir.path());
+    assert!(is_log_damage(&error), "{error}");
+}
+
+/// Makes the format record of a store one of before there were witnesses.
+fn forget_the_witness(db: &DB) {
+    let bytes = db.get(keys::FORMAT).unwrap().unwrap();
+    let mut format = record::decode_format(&bytes).unwrap();
+    assert!(format.witness);
+    format.witness = false;
+    db.put(keys::FORMAT, record::encode_format(&format))
+        .unwrap();
 }
 
 #[test]
