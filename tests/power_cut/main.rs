@@ -336,9 +336,9 @@ impl Run {
 
     /// Cuts the power of one disk again and again, until the store on it is refused.
     fn use_up(&mut self, mut disk: Disk, cuts: u64) {
-        // A flush syncs what it writes: small memtables are for the stores that may lose nothing.
+        // A flush, and the switch of logs, sync what was written: small memtables are for the stores that may lose nothing.
         let sizes: &[usize] = if self.syncs.may_lose() {
-            &[4 << 20]
+            &[64 << 20]
         } else {
             &[64 << 10, 256 << 10, 4 << 20]
         };
