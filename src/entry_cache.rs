@@ -186,8 +186,7 @@ mod tests {
         rocks[8] = 1;
         rocks.extend_from_slice(&[1, 1, b'k', 0]);
         let tag = PutTag::learn(&rocks, b"k").unwrap();
-        let mut changes = Changes::default();
-        changes.reserve(range.clone().count() * (len + 32));
+        let mut changes = Changes::with_capacity(range.clone().count() * (len + 32));
         let first = range.start;
         let places = range
             .map(|index| {

@@ -24,7 +24,7 @@ use crate::config::Options;
 use crate::db::Db;
 use crate::entry_cache::EntryCache;
 use crate::error::{Error, Result};
-use crate::group_commit::{Committed, GroupCommit, OnDurable};
+use crate::group_commit::{Committed, GroupCommit};
 use crate::group_state::GroupState;
 use crate::keys;
 use crate::record::{self, SnapshotFile, SnapshotRecord};
@@ -234,7 +234,11 @@ impl RaftLog {
     ///
     /// # Errors
     /// Refusals leave everything as it was, and `on_durable` is not called.
-    pub(crate) fn submit(&self, write: Write<'_>, on_durable: OnDurable) -> Result<()> {
+    pub(crate) fn submit(
+        &self,
+        write: Write<'_>,
+        on_durable: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
         self.commits.check_thread()?;
         let _writer = self.writer.lock();
         let staged = self.stage(write)?;
@@ -245,27 +249,24 @@ impl RaftLog {
         // from here on, waits for it.
         let mut memory = self.memory.write();
         let (theirs, snapshots) = (Arc::clone(&self.memory), self.snapshots.clone());
-        let submitted = reserved.submit(Box::new(move |result| {
+        let ticket = reserved.submit(move |result: Result<()>| {
             if result.is_ok() {
                 acknowledge(&theirs, &snapshots);
             }
             on_durable(result);
-        }))?;
+        })?;
         let mut pending = Pending::default();
         if !staged.is_empty {
             pending.changed_from = staged.kept_last.saturating_add(1);
             let pinned = memory.pinned_from().min(pending.changed_from);
             memory.cache.pin(pinned);
             let committed = Committed {
-                ticket: submitted.ticket,
+                ticket,
                 durable: false,
             };
             pending.replaced = self.take_into(&mut memory, staged, committed);
         }
         memory.pending.push_back(pending);
-        drop(memory);
-        // Goes on from here, perhaps in this thread.
-        drop(submitted);
         Ok(())
     }
 

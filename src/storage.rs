@@ -884,10 +884,7 @@ impl<'a> Batch<'a> {
     /// was or will be written, and `on_durable` is not called.
     pub fn submit(mut self, on_durable: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
         self.prepare()?;
-        self.storage
-            .group
-            .log
-            .submit(self.write, Box::new(on_durable))
+        self.storage.group.log.submit(self.write, on_durable)
     }
 
     fn prepare(&mut self) -> Result<()> {
