@@ -1,17 +1,26 @@
 //! The storage of this crate.
 
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
 
+use raft::Ready;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
-use raft_rocks::testing::conformance::{ReadyWrite, Step, StepError, StoreUnderTest};
+use raft_rocks::testing::conformance::{
+    AsyncStoreUnderTest, OnDurable, OnFetched, ReadyWrite, Step, StepError, StoreUnderTest,
+};
 use raft_rocks::{Options, RaftMachineStorage};
 use tempfile::TempDir;
 
 /// A store in a directory of its own, with small limits, so that short logs reach both the
 /// cache and the disk, and short snapshots both the record and a file.
 pub struct Rocks {
+    /// Holds up acknowledgements while it is there. Dropped before the storage, whose drop
+    /// waits for them.
+    held: Option<Sender<()>>,
     /// `None` only while it is closed.
     storage: Option<RaftMachineStorage>,
+    /// Whether the database's directory has been moved away.
+    broken: bool,
     dir: TempDir,
 }
 
@@ -26,6 +35,11 @@ impl Rocks {
     fn path(&self) -> PathBuf {
         self.dir.path().join("store")
     }
+
+    /// The database's directory, and where it is while the disk is broken.
+    fn database(&self) -> [PathBuf; 2] {
+        [self.path().join("db"), self.dir.path().join("elsewhere")]
+    }
 }
 
 impl StoreUnderTest for Rocks {
@@ -33,7 +47,12 @@ impl StoreUnderTest for Rocks {
 
     fn fresh() -> Result<Self, StepError> {
         let dir = crate::scratch::scratch()?;
-        let mut rocks = Rocks { storage: None, dir };
+        let mut rocks = Rocks {
+            held: None,
+            storage: None,
+            broken: false,
+            dir,
+        };
         rocks.storage = Some(Rocks::open(rocks.path())?);
         Ok(rocks)
     }
@@ -90,9 +109,71 @@ impl StoreUnderTest for Rocks {
     }
 
     fn reopen(&mut self) -> Step {
+        self.held = None;
         // The directory is locked until the old handle is gone.
         self.storage = None;
+        if std::mem::take(&mut self.broken) {
+            let [database, elsewhere] = self.database();
+            std::fs::rename(elsewhere, database)?;
+        }
         self.storage = Some(Rocks::open(self.path())?);
         Ok(())
+    }
+}
+
+impl AsyncStoreUnderTest for Rocks {
+    fn submit_ready(&mut self, ready: &mut Ready, on_durable: OnDurable) -> Step {
+        let on_durable =
+            move |result: raft_rocks::Result<()>| on_durable(result.map_err(Into::into));
+        Ok(self.storage().submit_ready(ready, on_durable)?)
+    }
+
+    fn persisted_index(&self) -> Result<u64, StepError> {
+        Ok(self.storage().persisted_index())
+    }
+
+    fn syncs(&self) -> Option<u64> {
+        Some(self.storage().store().commit_stats().syncs)
+    }
+
+    /// Acknowledgements are given by the thread that syncs: one that does not return holds up
+    /// both.
+    fn hold(&mut self) -> Step {
+        let (held, released) = mpsc::channel();
+        let (reached, at_it) = mpsc::channel();
+        let wait = move |_: raft_rocks::Result<()>| {
+            reached.send(()).unwrap_or_default();
+            // An error: the sender is gone, which is what this waits for.
+            let _ = released.recv();
+        };
+        self.storage().batch().must_sync(true).submit(wait)?;
+        at_it.recv()?;
+        self.held = Some(held);
+        Ok(())
+    }
+
+    fn release(&mut self) -> Step {
+        self.held = None;
+        Ok(())
+    }
+
+    /// A memtable that cannot be flushed, because the directory is gone, stops RocksDB for good.
+    fn break_disk(&mut self) -> Step {
+        let [database, elsewhere] = self.database();
+        std::fs::rename(database, elsewhere)?;
+        self.broken = true;
+        match self.storage().store().database().flush() {
+            Err(_) => Ok(()),
+            Ok(()) => Err("a memtable was flushed into a directory that is not there".into()),
+        }
+    }
+
+    /// The cache is filled by what is appended: after opening it is empty.
+    fn cool(&mut self) -> Step {
+        self.reopen()
+    }
+
+    fn set_async_fetch(&mut self, on_fetched: OnFetched) -> Step {
+        Ok(self.storage().set_async_fetch(Some(on_fetched))?)
     }
 }
