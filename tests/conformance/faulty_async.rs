@@ -194,7 +194,7 @@ impl State {
     fn write_visibly(&self, visible: &mut Data, write: &ReadyWrite) -> Step {
         let mut write = write.clone();
         if has(Fault::SubmittedSnapshotIsInvisible) {
-            write.snapshot = None;
+            (write.snapshot, write.hard_state) = (None, None);
         }
         if has(Fault::SubmittedHardStateIsInvisible) {
             write.hard_state = None;

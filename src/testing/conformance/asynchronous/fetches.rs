@@ -7,11 +7,18 @@ use raft::eraftpb::{Entry, Message};
 use raft::{GetEntriesContext, Storage, StorageError};
 
 use super::super::case::{
-    Beyond, Case, beyond_of, ensure, expect_entries, log, must, run, said, voters,
+    Beyond, Case, beyond_of, ensure, expect_entries, log, must, run, said, show, voters,
 };
 use super::super::{Checked, Failure};
 use super::AsyncStoreUnderTest;
 use super::node::{Node, appended, grant, reject};
+
+fn show_answer(answer: &raft::Result<Vec<Entry>>) -> String {
+    match answer {
+        Ok(entries) => show(entries),
+        Err(error) => format!("an error: {error}"),
+    }
+}
 
 /// A store with a cold log, and where it reports what it has fetched.
 struct Cold<S> {
@@ -45,8 +52,9 @@ impl<S: AsyncStoreUnderTest> Cold<S> {
                 answer,
                 Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable))
             ),
-            "entries({low}, {high}) of a cold log answered {answer:?}, expected \
-             LogTemporarilyUnavailable"
+            "entries({low}, {high}) of a cold log answered {}, expected \
+             LogTemporarilyUnavailable",
+            show_answer(&answer)
         );
         Ok(())
     }
@@ -133,7 +141,8 @@ pub(super) fn rule_06_what_was_compacted_meanwhile_is_compacted<S: AsyncStoreUnd
     let answer = cold.ask(3, 10);
     ensure!(
         answer.as_ref().err().and_then(beyond_of) == Some(Beyond::Compacted),
-        "entries(3, 10) of a log that starts at 20 answered {answer:?}, expected Compacted"
+        "entries(3, 10) of a log that starts at 20 answered {}, expected Compacted",
+        show_answer(&answer)
     );
     cold.case.expect_bounds(20, 50)
 }
