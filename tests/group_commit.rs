@@ -132,7 +132,7 @@ fn what_waits_together_is_written_and_synced_together() {
         }
     };
     submit(1);
-    assert_eq!(store.backlog().writes, 101, "and the one that is held up");
+    assert_eq!(store.backlog().writes, 100, "behind the one that is held up");
     drop(release);
     let mut index = 1;
     loop {

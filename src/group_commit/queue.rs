@@ -398,6 +398,14 @@ impl<J: Journal> Queue<J> {
         }
     }
 
+    /// Only when there is something for it: a wake-up costs more than a write.
+    fn wake_syncer(&self, state: &State<J>) {
+        let fails = state.failed && !state.queued.is_empty();
+        if !state.unacknowledged.is_empty() || fails || state.closed {
+            self.to_sync.notify_one();
+        }
+    }
+
     /// Both roles in the caller's own thread; nothing is before this write.
     fn commit_inline(
         &self,
@@ -450,6 +458,7 @@ impl<J: Journal> Queue<J> {
             first.cause = Some(cause);
         }
         state.unacknowledged.append(&mut batch);
+        self.wake_syncer(&state);
         state
     }
 
@@ -474,8 +483,6 @@ impl<J: Journal> Queue<J> {
         ticket: u64,
         written: Result<(), J::Error>,
     ) -> Result<(), J::Error> {
-        // Also after a failure: those who wait are told of it.
-        self.to_sync.notify_one();
         state.stats.batches += 1;
         match written {
             Ok(()) => {
@@ -496,7 +503,7 @@ impl<J: Journal> Queue<J> {
         state.syncing = false;
         state.stats.syncs += 1;
         // What was written meanwhile waits for the next one.
-        self.to_sync.notify_one();
+        self.wake_syncer(state);
         match synced {
             Ok(()) => {
                 self.durable.fetch_max(covered, Ordering::AcqRel);
@@ -509,6 +516,7 @@ impl<J: Journal> Queue<J> {
     /// From here on everything is refused; the syncer tells everyone who waits.
     fn fail(&self, state: &mut State<J>) {
         state.failed = true;
+        self.wake_syncer(state);
         self.room.notify_all();
         self.to_write.notify_one();
     }
@@ -520,10 +528,11 @@ impl<J: Journal> Queue<J> {
     ) -> MutexGuard<'a, State<J>> {
         let failed = state.failed;
         state.acknowledging = true;
+        state.backlog.writes -= answered.len();
+        state.backlog.bytes -= answered.iter().map(|a| a.request.bytes).sum::<usize>();
+        self.room.notify_all();
         drop(state);
-        let (count, mut bytes) = (answered.len(), 0);
         for accepted in answered {
-            bytes += accepted.request.bytes;
             (accepted.done)(match accepted.cause {
                 Some(cause) => Err(cause),
                 None if failed => Err(self.journal.refusal()),
@@ -532,9 +541,6 @@ impl<J: Journal> Queue<J> {
         }
         let mut state = self.state.lock();
         state.acknowledging = false;
-        state.backlog.writes -= count;
-        state.backlog.bytes -= bytes;
-        self.room.notify_all();
         state
     }
 }
