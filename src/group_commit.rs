@@ -18,6 +18,7 @@ use crate::changes::Batch;
 use crate::config::{FsyncPolicy, Options};
 use crate::db::Db;
 use crate::error::{Error, Result};
+use crate::metrics;
 use queue::{Backlog, CommitStats, Journal, Limits, Queue, Request};
 
 /// What the queue is built on: here the locks of the crate, in the model check of
@@ -52,15 +53,28 @@ impl Journal for Arc<Db> {
 
     fn write(&self, changes: Vec<Arc<Batch>>) -> Result<()> {
         let batches: Vec<&Batch> = changes.iter().map(Arc::as_ref).collect();
-        Db::write(self, &batches)
+        Db::write(self, &batches)?;
+        metrics::wrote(batches.iter().map(|batch| batch.bytes().len()));
+        Ok(())
     }
 
     fn sync(&self) -> Result<()> {
-        Db::sync(self)
+        let start = metrics::sync_start();
+        let synced = Db::sync(self);
+        metrics::synced(start);
+        synced
     }
 
     fn refusal(&self) -> Error {
         self.poisoned()
+    }
+
+    fn backlog_is(&self, backlog: Backlog) {
+        metrics::queue(backlog.writes, backlog.bytes);
+    }
+
+    fn stalled(&self) {
+        metrics::stalled();
     }
 }
 

@@ -46,6 +46,12 @@ pub(crate) trait Journal {
 
     /// The error of everything after the first failure.
     fn refusal(&self) -> Self::Error;
+
+    /// What waits now, for whoever observes it; called in the order of the changes.
+    fn backlog_is(&self, _backlog: Backlog) {}
+
+    /// A caller has to wait for room.
+    fn stalled(&self) {}
 }
 
 /// Told once how a write ended.
@@ -279,6 +285,7 @@ impl<J: Journal> Queue<J> {
         let answer = Arc::new(Answer::new());
         let theirs = Arc::clone(&answer);
         let ticket = state.push(request, Box::new(move |result| theirs.set(result)));
+        self.journal.backlog_is(state.backlog);
         self.wake_writer(&state);
         drop(state);
         answer.wait().map(|()| ticket)
@@ -304,7 +311,9 @@ impl<J: Journal> Queue<J> {
             state.backlog.bytes -= request.bytes;
             return Err(refusal);
         }
-        Ok(state.push(request, done))
+        let ticket = state.push(request, done);
+        self.journal.backlog_is(state.backlog);
+        Ok(ticket)
     }
 
     /// Sees to it that what was enqueued goes on: the caller writes it itself when nothing is
@@ -383,6 +392,7 @@ impl<J: Journal> Queue<J> {
         };
         if !fits(state.backlog) {
             state.stats.stalls += 1;
+            self.journal.stalled();
         }
         while !fits(state.backlog) && !state.failed {
             self.room.wait(&mut state);
@@ -530,6 +540,7 @@ impl<J: Journal> Queue<J> {
         state.acknowledging = true;
         state.backlog.writes -= answered.len();
         state.backlog.bytes -= answered.iter().map(|a| a.request.bytes).sum::<usize>();
+        self.journal.backlog_is(state.backlog);
         self.room.notify_all();
         drop(state);
         for accepted in answered {

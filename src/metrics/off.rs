@@ -1,0 +1,33 @@
+//! What stands in for `metrics.rs` without the feature `metrics`: nothing is recorded, and no
+//! clock is read.
+
+#[inline]
+pub(crate) fn appended(_sizes: impl Iterator<Item = usize>) {}
+
+#[inline]
+pub(crate) fn wrote(_sizes: impl Iterator<Item = usize>) {}
+
+pub(crate) struct SyncStart;
+
+#[inline]
+pub(crate) fn sync_start() -> SyncStart {
+    SyncStart
+}
+
+#[inline]
+pub(crate) fn synced(_start: SyncStart) {}
+
+#[inline]
+pub(crate) fn queue(_writes: usize, _bytes: usize) {}
+
+#[inline]
+pub(crate) fn stalled() {}
+
+#[inline]
+pub(crate) fn read(_from_memory: bool) {}
+
+#[inline]
+pub(crate) fn fetched_later() {}
+
+#[inline]
+pub(crate) fn poisoned() {}
