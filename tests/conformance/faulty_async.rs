@@ -91,6 +91,9 @@ struct State {
     cold_to: u64,
     syncs: u64,
     held: bool,
+    fetches_held: bool,
+    /// Contexts whose answers are there.
+    unreported: Vec<GetEntriesContext>,
     broken: bool,
     failed: bool,
     on_fetched: Option<OnFetched>,
@@ -287,18 +290,27 @@ impl State {
         if has(Fault::FetchesAreNotReported) || (under_way && has(Fault::OneReportPerPlace)) {
             return wait();
         }
-        if let Some(on_fetched) = &self.on_fetched {
-            if has(Fault::FetchesAreReportedTwice) {
-                on_fetched(GetEntriesContext::empty(true));
-            }
-            let lost = has(Fault::FetchesAreReportedWithoutContext);
-            on_fetched(if lost {
-                GetEntriesContext::empty(true)
-            } else {
-                context
-            });
+        if has(Fault::FetchesAreReportedTwice) {
+            self.unreported.push(GetEntriesContext::empty(true));
+        }
+        let lost = has(Fault::FetchesAreReportedWithoutContext);
+        self.unreported.push(if lost {
+            GetEntriesContext::empty(true)
+        } else {
+            context
+        });
+        if !self.fetches_held {
+            self.report();
         }
         wait()
+    }
+
+    fn report(&mut self) {
+        if let Some(on_fetched) = &self.on_fetched {
+            self.unreported
+                .drain(..)
+                .for_each(|context| on_fetched(context));
+        }
     }
 }
 
@@ -443,10 +455,16 @@ impl AsyncStoreUnderTest for FaultyAsync {
         Ok(())
     }
 
+    fn hold_fetches(&mut self) -> Step {
+        self.0.lock().fetches_held = true;
+        Ok(())
+    }
+
     fn release(&mut self) -> Step {
         let mut state = self.0.lock();
-        state.held = false;
+        (state.held, state.fetches_held) = (false, false);
         state.drain();
+        state.report();
         Ok(())
     }
 

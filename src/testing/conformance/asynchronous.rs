@@ -54,12 +54,19 @@ pub trait AsyncStoreUnderTest: StoreUnderTest<Storage: Clone> {
         None
     }
 
-    /// From here on nothing that is submitted becomes durable, until
-    /// [`release`](Self::release). Nothing is under way when this is called.
+    /// From here on nothing that is submitted becomes durable, and best of all nothing reaches the
+    /// disk, until [`release`](Self::release). Nothing is under way when this is called.
     ///
     /// # Errors
     /// It could not be done; the check fails.
     fn hold(&mut self) -> Step;
+
+    /// From here on no answer to a read that waits is there, until [`release`](Self::release).
+    /// Asynchronous reads are [on](Self::set_async_fetch), and the log is [cold](Self::cool).
+    ///
+    /// # Errors
+    /// It could not be done; the check fails.
+    fn hold_fetches(&mut self) -> Step;
 
     /// What was held up goes on; it need not have ended when this returns.
     ///

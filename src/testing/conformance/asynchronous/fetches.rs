@@ -208,9 +208,16 @@ pub(super) fn rule_06_two_followers_lag_at_the_same_place<S: AsyncStoreUnderTest
     let mut cold = Cold::<S>::new(&run(1..=50, 1), 50)?;
     cold.case.expect_conf_state(&voters(&[1, 2, 3]))?;
     let mut node = lead(&mut cold)?;
+    must("hold_fetches", cold.case.store.hold_fetches())?;
     node.step(reject((2, 2), 50, (10, 1)))?;
     node.step(reject((3, 2), 50, (10, 1)))?;
     let mut sent = node.settle(&mut cold.case)?;
+    ensure!(
+        appended(&sent, 2).is_empty() && appended(&sent, 3).is_empty(),
+        "a follower was sent entries that nobody has fetched"
+    );
+    cold.expect_nothing_fetched()?;
+    must("release", cold.case.store.release())?;
     // One may take the other's answer, which is then fetched anew.
     for _ in 0..4 {
         if !appended(&sent, 2).is_empty() && !appended(&sent, 3).is_empty() {
