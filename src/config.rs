@@ -107,6 +107,13 @@ pub struct Options {
     /// [`with_db`](crate::RaftStore::with_db), whose database has its own.
     pub column_families: Vec<String>,
 
+    /// Whether write-ahead logs are written over old ones instead of growing new ones, which
+    /// spares each sync the file system's own journal. Behind the end of such a log stands what
+    /// is left of an older one, so that a last write that was damaged cannot be told from one
+    /// that a power cut tore. Memtables may grow half as large again, and are flushed together.
+    /// Default: off. Ignored by [`with_db`](crate::RaftStore::with_db).
+    pub recycle_wal: bool,
+
     /// Whether RocksDB counts its syncs and bytes, for
     /// [`counters`](crate::RaftStore::counters). Costs a little on every write. Default: off.
     /// Ignored by [`with_db`](crate::RaftStore::with_db).
@@ -125,6 +132,7 @@ impl Default for Options {
             snapshot_payload: SnapshotPayload::Inline,
             snapshot_dir: None,
             column_families: Vec::new(),
+            recycle_wal: false,
             statistics: false,
         }
     }

@@ -6,6 +6,8 @@
     reason = "helpers of tests: each test uses some of them, and a failure may stop it"
 )]
 
+pub mod workload;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 

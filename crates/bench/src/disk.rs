@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -18,6 +18,8 @@ const REST: Duration = Duration::from_millis(250);
 /// Sees that a turn does not start while the disk is being held back: shared disks have a
 /// budget of syncs, and once it is spent each costs milliseconds, whoever asks.
 pub struct Pace {
+    /// Where memory is touched before a turn, and how much.
+    touched: Option<(PathBuf, u64)>,
     /// `None` where nothing is synced to a disk.
     probe: Option<File>,
     best: f64,
@@ -33,6 +35,7 @@ impl Pace {
         probe.write_all(&[1; PAGE])?;
         probe.sync_all()?;
         Ok(Pace {
+            touched: None,
             probe: Some(probe),
             best: f64::INFINITY,
             pause,
@@ -41,10 +44,10 @@ impl Pace {
         })
     }
 
-    /// For a directory in RAM: only what a contender left to its background threads has time to
-    /// be done before the next one's turn.
-    pub fn in_ram(pause: Duration) -> Self {
+    /// For a directory in RAM.
+    pub fn in_ram(dir: &Path, pause: Duration, touched_bytes: u64) -> Self {
         Pace {
+            touched: Some((dir.to_owned(), touched_bytes)),
             probe: None,
             best: f64::INFINITY,
             pause,
@@ -55,7 +58,11 @@ impl Pace {
 
     /// Waits before a turn.
     pub fn wait(&mut self) -> Result<()> {
+        // Also what a contender left to its background threads has time to be done.
         rest(self.pause);
+        if let Some((dir, bytes)) = &self.touched {
+            touch_memory(dir, *bytes)?;
+        }
         let Some(probe) = &self.probe else {
             return Ok(());
         };
@@ -108,9 +115,9 @@ pub fn settle(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Has the kernel hand out and take back so much memory. What a virtual machine has never used is
-/// given to it page by page, on first use, which can take ten times as long as using it; whoever
-/// comes first would pay for everybody.
+/// Has the kernel hand out so much memory and take it back. A virtual machine may get its memory
+/// page by page, on first use, which can take ten times as long as using it, and may give back
+/// what has been free for some seconds: whose turn comes then would pay for that.
 pub fn touch_memory(ram_dir: &Path, bytes: u64) -> Result<()> {
     let zeros = vec![0; 1 << 20];
     let mut file = tempfile::tempfile_in(ram_dir)?;

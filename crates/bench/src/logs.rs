@@ -1,8 +1,10 @@
 //! Long logs, written once and copied for whoever opens, reads or compacts one.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -12,7 +14,6 @@ use crate::contenders::{self, Contender, Setup, Store, System};
 use crate::disk;
 use crate::entries::{Noise, Source};
 use crate::settings::Settings;
-use std::sync::Arc;
 
 /// The logs written so far, by contender and length.
 pub struct Logs {
@@ -88,15 +89,26 @@ pub fn new_dir(parent: &Path) -> Result<TempDir> {
     dir.with_context(|| format!("make a directory in {}", parent.display()))
 }
 
+/// A directory's files under the names of another. Hundreds of megabytes that nobody writes to
+/// again need not be copied for every turn.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    for file in fs::read_dir(from)? {
-        let file = file?;
-        let target = to.join(file.file_name());
+    let files: Vec<_> = fs::read_dir(from)?.collect::<Result<_, _>>()?;
+    let is_log = |name: &OsString| Path::new(name).extension() == Some(OsStr::new("raftlog"));
+    let names = files.iter().map(fs::DirEntry::file_name);
+    let newest_log = names.filter(is_log).max();
+    for file in files {
+        let (name, path) = (file.file_name(), file.path());
+        let target = to.join(&name);
+        // RocksDB's tables, and raft-engine's logs but the one that it appends to.
+        let is_final = path.extension() == Some(OsStr::new("sst"))
+            || (is_log(&name) && newest_log.as_ref() != Some(&name));
         if file.file_type()?.is_dir() {
             fs::create_dir(&target)?;
-            copy(&file.path(), &target)?;
+            copy(&path, &target)?;
+        } else if is_final {
+            fs::hard_link(path, target)?;
         } else {
-            fs::copy(file.path(), target)?;
+            fs::copy(path, target)?;
         }
     }
     Ok(())

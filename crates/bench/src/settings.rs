@@ -31,7 +31,7 @@ pub struct Settings {
     /// How long a run waits, all in all, for a disk that has slowed down to recover.
     #[serde(serialize_with = "seconds")]
     pub recovery: Duration,
-    /// Memory that is used once before anything in RAM is measured.
+    /// Memory that is used once before each turn in RAM: more than a turn takes.
     pub touched_bytes: u64,
     /// Entries of the logs that are read, opened and compacted.
     pub log_entries: u64,
@@ -70,7 +70,7 @@ impl Settings {
             burst: Duration::from_millis(100),
             pause: Duration::from_millis(200),
             recovery: Duration::from_secs(120),
-            touched_bytes: 4 << 30,
+            touched_bytes: 256 << 20,
             log_entries: 1_000_000,
             counted_entries: 4_000_000,
             stall: Duration::from_secs(60),
@@ -85,8 +85,8 @@ impl Settings {
             long_rounds: 3,
             burst: Duration::from_millis(60),
             pause: Duration::from_millis(60),
-            recovery: Duration::from_secs(25),
-            touched_bytes: 2 << 30,
+            recovery: Duration::from_secs(15),
+            touched_bytes: 128 << 20,
             counted_entries: 1_000_000,
             stall: Duration::from_secs(10),
             ..Settings::full(args)

@@ -47,13 +47,8 @@ pub fn in_ram(run: &mut Run, scenarios: &[Scenario]) -> Result<()> {
         Kind::AppendCpu(shape) => Some(shape),
         _ => None,
     };
-    if scenarios
-        .iter()
-        .any(|scenario| shape(scenario.kind).is_some())
-    {
-        disk::touch_memory(&dir, run.settings.touched_bytes)?;
-    }
-    let pace = Pace::in_ram(run.settings.pause);
+    let settings = &run.settings;
+    let pace = Pace::in_ram(&dir, settings.pause, settings.touched_bytes);
     all(run, scenarios, &dir, pace, shape)
 }
 

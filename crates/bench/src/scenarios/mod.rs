@@ -250,24 +250,28 @@ fn possible(
     settings: &Settings,
     by_name: bool,
 ) -> Result<(Vec<Scenario>, Vec<String>)> {
-    let counted = disk::counts_bytes(&settings.dir)?;
-    let root = image::check_root();
     let mut skipped = Vec::new();
     let mut possible = Vec::new();
     for scenario in scenarios {
         let obstacle = match scenario.kind {
-            Kind::Written(_) if !counted => Some(format!(
-                "bytes written to {} are not counted; --dir must be on a block device",
-                settings.dir.display()
-            )),
-            Kind::Stall => root.as_ref().err().map(|e| format!("{e:#}")),
+            Kind::Written(_) => check_counted(&settings.dir).err(),
+            Kind::Stall => image::check(&settings.ram_dir).err(),
             _ => None,
         };
         match obstacle {
             None => possible.push(scenario),
-            Some(obstacle) if by_name => bail!("{}: {obstacle}", scenario.name),
-            Some(obstacle) => skipped.push(format!("{} was not run: {obstacle}", scenario.name)),
+            Some(obstacle) if by_name => return Err(obstacle.context(scenario.name)),
+            Some(obstacle) => skipped.push(format!("{} was not run: {obstacle:#}", scenario.name)),
         }
     }
     Ok((possible, skipped))
+}
+
+fn check_counted(dir: &Path) -> Result<()> {
+    ensure!(
+        disk::counts_bytes(dir)?,
+        "the kernel counts no bytes written to {}; --dir must be on a block device",
+        dir.display()
+    );
+    Ok(())
 }

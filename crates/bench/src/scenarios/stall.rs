@@ -26,9 +26,9 @@ const STEP: u64 = 10_000;
 /// runs beside.
 pub fn stall(run: &mut Run, scenario: &Scenario) -> Result<()> {
     run.start(scenario);
-    disk::touch_memory(&run.settings.ram_dir, run.settings.touched_bytes)?;
     for system in scenario.participants(&run.systems) {
         let store = system.store().context("it cannot be appended to")?;
+        disk::touch_memory(&run.settings.ram_dir, 16 * run.settings.touched_bytes)?;
         let image = Image::mount(&run.settings.ram_dir, IMAGE_BYTES)?;
         let dir = new_dir(image.path())?;
         let setup = Setup {

@@ -1,0 +1,190 @@
+//! A small ext4 file system that can lose power: everything that was not synced is gone.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+const IMAGE_BYTES: u64 = 256 << 20;
+const PAGE: u64 = 4096;
+/// `_IOR('X', 125, __u32)` (`fs/ext4/ext4.h` of Linux).
+const EXT4_IOC_SHUTDOWN: libc::c_ulong =
+    (2 << 30) | (4 << 16) | ((b'X' as libc::c_ulong) << 8) | 125;
+/// Not even the journal is written out first.
+const EXT4_GOING_FLAGS_NOLOGFLUSH: u32 = 2;
+
+/// An image file, in memory where that is possible, and the directory it is mounted on.
+/// Unmounted when dropped; the loop device goes with the mount.
+pub struct Disk {
+    dir: TempDir,
+    mounted: bool,
+}
+
+impl Disk {
+    /// Makes the file system and mounts it.
+    ///
+    /// # Errors
+    /// Says what this machine lacks: root, loop devices, or the tools.
+    pub fn new() -> Result<Disk, String> {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        };
+        let dir = dir.map_err(|e| e.to_string())?;
+        let mut disk = Disk {
+            dir,
+            mounted: false,
+        };
+        let image = File::create(disk.image()).map_err(|e| e.to_string())?;
+        image.set_len(IMAGE_BYTES).map_err(|e| e.to_string())?;
+        std::fs::create_dir(disk.mount_point()).map_err(|e| e.to_string())?;
+        // Without lazy initialisation, which would write at moments of its own.
+        let options = "lazy_itable_init=0,lazy_journal_init=0";
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-E", options])
+            .arg(disk.image()))?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    fn mount_point(&self) -> PathBuf {
+        self.dir.path().join("mounted")
+    }
+
+    /// The directory of the store on this disk.
+    pub fn store(&self) -> PathBuf {
+        self.mount_point().join("store")
+    }
+
+    /// A file that no power cut touches.
+    pub fn outside(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The power is gone: what was not synced will not be there after [`Disk::remount`].
+    pub fn cut(&self) -> io::Result<()> {
+        shutdown(&File::open(self.mount_point())?)
+    }
+
+    /// Comes back after a power cut: the journal is replayed.
+    pub fn remount(&mut self) -> Result<(), String> {
+        self.unmount()?;
+        self.mount()
+    }
+
+    fn mount(&mut self) -> Result<(), String> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "ext4", "-o", "loop"]);
+        run(mount.arg(self.image()).arg(self.mount_point()))?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    fn unmount(&mut self) -> Result<(), String> {
+        run(Command::new("umount").arg(self.mount_point()))?;
+        self.mounted = false;
+        Ok(())
+    }
+
+    /// Writes back a random part of what is dirty, as a kernel under pressure would: single
+    /// pages of some files and, unless it is a control that must lose something, some files as
+    /// a whole, out of order.
+    pub fn write_back_some(&self, random: &mut fastrand::Rng, whole: bool) -> io::Result<()> {
+        let mut files = Vec::new();
+        list(&self.mount_point(), &mut files)?;
+        random.shuffle(&mut files);
+        for path in files {
+            // A file that was removed in the meantime has nothing to write back.
+            let Ok(file) = OpenOptions::new().read(true).open(&path) else {
+                continue;
+            };
+            match random.u8(..8) {
+                0 if whole => file.sync_data()?,
+                1..5 => write_back_pages(&file, random)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.mounted
+            && let Err(e) = self.unmount()
+        {
+            eprintln!("{e}; detached instead");
+            let _ = run(Command::new("umount").arg("--lazy").arg(self.mount_point()));
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|e| format!("{name}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{name}: {}: {}", output.status, stderr.trim()))
+}
+
+fn list(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for file in std::fs::read_dir(dir)? {
+        let file = file?;
+        // The child may have removed it since.
+        match file.file_type() {
+            Ok(kind) if kind.is_dir() => list(&file.path(), files)?,
+            Ok(_) => files.push(file.path()),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn write_back_pages(file: &File, random: &mut fastrand::Rng) -> io::Result<()> {
+    let pages = file.metadata()?.len().div_ceil(PAGE);
+    for page in 0..pages {
+        if random.bool() {
+            write_back(file, page * PAGE)?;
+        }
+    }
+    Ok(())
+}
+
+fn shutdown(root: &File) -> io::Result<()> {
+    let flags = EXT4_GOING_FLAGS_NOLOGFLUSH;
+    #[expect(unsafe_code, reason = "no crate offers this ioctl; it reads one u32")]
+    let failed = unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_SHUTDOWN, &raw const flags) };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn write_back(file: &File, from: u64) -> io::Result<()> {
+    let (from, len) = (from.cast_signed(), PAGE.cast_signed());
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    #[expect(
+        unsafe_code,
+        reason = "no crate offers this call; it reads no memory of ours"
+    )]
+    let failed = unsafe { libc::sync_file_range(file.as_raw_fd(), from, len, flags) };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
