@@ -31,6 +31,7 @@ use crate::changes::{self, Batch, Changes, PutTag};
 use crate::config::{Options, RAFT_COLUMN_FAMILY};
 use crate::error::{Error, Result};
 use crate::keys;
+use crate::metrics;
 use crate::record::{self, StoreFormat};
 use crate::snapshot::{lock, make_dir};
 use crate::wal_scan;
@@ -149,7 +150,9 @@ impl Poison {
 
     /// Only the first failure is kept: the later ones follow from it.
     fn set(&self, cause: &Error) {
-        let _ = self.cause.set(cause.to_string().into());
+        if self.cause.set(cause.to_string().into()).is_ok() {
+            metrics::poisoned();
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::changes::Batch;
 use crate::config::{FsyncPolicy, Options};
 use crate::db::Db;
 use crate::error::{Error, Result};
+use crate::metrics;
 use queue::{Backlog, CommitStats, Journal, Limits, Queue, Request};
 
 /// What the queue is built on: here the locks of the crate, in the model check of
@@ -31,6 +32,10 @@ pub(crate) mod sync {
 /// What is merged into one write. More would hold up the sync that waits for it: a megabyte
 /// takes about as long to write as a sync does.
 const MERGE_BYTES_MAX: usize = 1 << 20;
+
+/// The committer waits for those it has just acknowledged as long as they keep coming, and for
+/// the next of them no longer than this part of a sync: what a missed batch costs is a sync.
+const SYNC_TO_WAIT: u64 = 4;
 
 /// What a queued write costs beyond its changes.
 const WRITE_OVERHEAD_BYTES: usize = 256;
@@ -86,10 +91,11 @@ impl Journal for Log {
         let start = Instant::now();
         let batches: Vec<&Batch> = changes.iter().map(Arc::as_ref).collect();
         let written = self.db.write(&batches);
-        average(
-            &self.write_nanos,
-            nanos_since(start) / changes.len().max(1) as u64,
-        );
+        let nanos = nanos_since(start);
+        average(&self.write_nanos, nanos / changes.len().max(1) as u64);
+        if written.is_ok() {
+            metrics::wrote(batches.iter().map(|batch| batch.bytes().len()));
+        }
         written
     }
 
@@ -97,6 +103,7 @@ impl Journal for Log {
         let start = Instant::now();
         let synced = self.db.sync();
         average(&self.sync_nanos, nanos_since(start));
+        metrics::synced(start.elapsed());
         synced
     }
 
@@ -115,19 +122,16 @@ impl Journal for Log {
             self.waits_since.store(now, Ordering::Relaxed);
         }
         thread::yield_now();
-        static BUDGET: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-        let share = *BUDGET.get_or_init(|| {
-            std::env::var("GATHER")
-                .ok()
-                .and_then(|s| s.parse().ok())
-                .unwrap_or(4)
-        });
-        now - self.waits_since.load(Ordering::Relaxed)
-            < self
-                .sync_nanos
-                .load(Ordering::Relaxed)
-                .checked_div(share)
-                .unwrap_or(0)
+        let waited = now - self.waits_since.load(Ordering::Relaxed);
+        waited < self.sync_nanos.load(Ordering::Relaxed) / SYNC_TO_WAIT
+    }
+
+    fn backlog_is(&self, backlog: Backlog) {
+        metrics::queue(backlog.writes, backlog.bytes);
+    }
+
+    fn stalled(&self) {
+        metrics::stalled();
     }
 }
 

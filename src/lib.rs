@@ -107,6 +107,8 @@
 //! - `prost-codec` (default) or `protobuf-codec`: the codec that `raft` is built with; exactly
 //!   one. `raft = "0.7"` with its default features needs `protobuf-codec` and
 //!   `default-features = false` here. The bytes on disk are the same under both.
+//! - `metrics`: appends, batches, syncs, the queue and the cache, for the recorder of the
+//!   [`metrics`](https://docs.rs/metrics) crate; `docs/operations.md` says what to watch.
 //! - `testing`: a conformance suite for any raft-rs storage, and a model for random scripts.
 
 #[cfg(all(feature = "prost-codec", feature = "protobuf-codec"))]
@@ -127,6 +129,11 @@ mod error;
 mod group_commit;
 mod group_state;
 pub mod keys;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod raft_log;
 pub mod record;
 mod recovery;

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::group_commit::{Committed, GroupCommit};
 use crate::group_state::GroupState;
 use crate::keys;
+use crate::metrics;
 use crate::record::{self, SnapshotFile, SnapshotRecord};
 use crate::recovery;
 use crate::snapshot::{self, SnapshotDir, SnapshotId, SnapshotReader, SnapshotWriter};
@@ -315,6 +316,7 @@ impl RaftLog {
             .cache
             .truncate_from(staged.kept_last.saturating_add(1));
         for chunk in staged.appended {
+            metrics::appended(chunk.places.iter().map(Range::len));
             memory.cache.append(chunk);
         }
         memory.cache.compact(staged.next.first_index());
@@ -378,7 +380,11 @@ impl RaftLog {
     ) -> Result<Option<Vec<Entry>>> {
         let mut fetched = Fetched::new(low, high, max_size);
         let cold = self.with_range(low, high, |memory| fetched.take_cached(&memory.cache))?;
-        Ok(cold.is_empty().then_some(fetched.entries))
+        if cold.is_empty() {
+            metrics::read(true);
+            return Ok(Some(fetched.entries));
+        }
+        Ok(None)
     }
 
     /// As [`RaftLog::fetch`], from entries that were fetched before, if they are still those
@@ -409,6 +415,7 @@ impl RaftLog {
     /// `None` when what was read does not fit the bounds and terms in memory.
     fn try_fetch(&self, low: u64, high: u64, max_size: Option<u64>) -> Result<Option<Vec<Entry>>> {
         let mut fetched = Fetched::new(low, high, max_size);
+        let mut from_memory = true;
         // The cache may shrink between two rounds; each round gets further.
         loop {
             let cold = self.with_range(low, high, |memory| {
@@ -421,8 +428,10 @@ impl RaftLog {
             })?;
             let Some(cold) = cold else { return Ok(None) };
             if cold.is_empty() {
+                metrics::read(from_memory);
                 return Ok(Some(fetched.entries));
             }
+            from_memory = false;
             let end = cold.end;
             self.read_cold(cold, &mut fetched)?;
             if !fetched.full && fetched.next < end {

@@ -56,6 +56,12 @@ pub(crate) trait Journal {
     /// Gives other threads a moment, the `round`-th in a row; false when more of it costs more
     /// than it saves.
     fn pause(&self, round: u32) -> bool;
+
+    /// What waits now, for whoever observes it; called in the order of the changes.
+    fn backlog_is(&self, _backlog: Backlog) {}
+
+    /// A caller has to wait for room.
+    fn stalled(&self) {}
 }
 
 /// Told once how a write ended.
@@ -109,6 +115,9 @@ pub struct CommitStats {
     pub stalls: u64,
 }
 
+/// Enough to be worth a write of their own before all are there whom the committer waits for.
+const WRITES_AT_ONCE_MIN: usize = 16;
+
 pub(crate) struct Queue<J: Journal> {
     journal: J,
     limits: Limits,
@@ -116,6 +125,8 @@ pub(crate) struct Queue<J: Journal> {
     to_commit: Condvar,
     to_overlap: Condvar,
     room: Condvar,
+    /// The last ticket given to a queued write: to be watched without the lock.
+    submitted: AtomicU64,
     /// Everything up to this ticket has been written.
     written: AtomicU64,
     /// Everything up to this ticket is durable.
@@ -258,6 +269,7 @@ impl<J: Journal> Queue<J> {
             to_commit: Condvar::new(),
             to_overlap: Condvar::new(),
             room: Condvar::new(),
+            submitted: AtomicU64::new(0),
             written: AtomicU64::new(0),
             durable: AtomicU64::new(0),
         }
@@ -296,6 +308,8 @@ impl<J: Journal> Queue<J> {
         let answer = Arc::new(Answer::new());
         let theirs = Arc::clone(&answer);
         let ticket = state.push(request, Box::new(move |result| theirs.set(result)));
+        self.submitted.store(ticket, Ordering::Release);
+        self.journal.backlog_is(state.backlog);
         self.wake(&state);
         drop(state);
         answer.wait().map(|()| ticket)
@@ -322,6 +336,8 @@ impl<J: Journal> Queue<J> {
             return Err(refusal);
         }
         let ticket = state.push(request, done);
+        self.submitted.store(ticket, Ordering::Release);
+        self.journal.backlog_is(state.backlog);
         self.wake(&state);
         Ok(ticket)
     }
@@ -344,13 +360,12 @@ impl<J: Journal> Queue<J> {
             let answered = state.take_answered(self.durable());
             if !answered.is_empty() {
                 state = self.acknowledge(state, answered);
-            } else if state.can_write() && !state.syncing && self.may_grow(&state) {
-                state = self.write_queued(state);
-            } else if state.wants_sync(self.durable()) && !state.writing {
+            } else if self.has_work(&state) && !self.is_company_complete(&state) {
                 state = self.gather(state);
-                if !state.can_write() || !self.may_grow(&state) {
-                    state = self.sync_written(state);
-                }
+            } else if self.may_write(&state) {
+                state = self.write_queued(state);
+            } else if self.may_sync(&state) {
+                state = self.sync_written(state);
             } else if state.closed && state.queued.is_empty() && state.is_quiet() {
                 break;
             } else {
@@ -376,9 +391,19 @@ impl<J: Journal> Queue<J> {
         }
     }
 
-    /// Whether what is queued may still be written before the next sync begins.
-    fn may_grow(&self, state: &State<J>) -> bool {
-        state.unsynced_bytes < self.limits.merge_bytes_max || !state.wants_sync(self.durable())
+    /// Whether the committer may write; while there is something to sync, no more than fits
+    /// into one write.
+    fn may_write(&self, state: &State<J>) -> bool {
+        let full = state.unsynced_bytes >= self.limits.merge_bytes_max;
+        state.can_write() && !state.syncing && !(full && state.wants_sync(self.durable()))
+    }
+
+    fn may_sync(&self, state: &State<J>) -> bool {
+        state.wants_sync(self.durable()) && !state.writing
+    }
+
+    fn has_work(&self, state: &State<J>) -> bool {
+        self.may_write(state) || self.may_sync(state)
     }
 
     fn overlaps(&self, state: &State<J>) -> bool {
@@ -386,26 +411,32 @@ impl<J: Journal> Queue<J> {
         state.syncing && state.can_write() && self.journal.outlasts_sync(requests, bytes)
     }
 
+    /// Whether those who were acknowledged at last have submitted again, or enough of them to
+    /// begin to write.
+    fn is_company_complete(&self, state: &State<J>) -> bool {
+        let (count, since) = state.acknowledged;
+        let enough = state.queued.len() >= WRITES_AT_ONCE_MIN && self.may_write(state);
+        state.last_ticket - since >= count || enough || state.failed || state.closed
+    }
+
     /// Waits a moment for those who were acknowledged at last: a sync that begins without them
     /// makes them wait for two.
     fn gather<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {
+        let seen = state.last_ticket;
+        drop(state);
         let mut round = 0;
-        loop {
-            let (count, since) = state.acknowledged;
-            let all = state.last_ticket - since >= count;
-            if all || state.can_write() || state.failed || state.closed {
+        while self.submitted.load(Ordering::Acquire) == seen {
+            if !self.journal.pause(round) {
+                state = self.state.lock();
+                if state.last_ticket == seen {
+                    // They do not come.
+                    state.acknowledged = (0, 0);
+                }
                 return state;
             }
-            drop(state);
-            let go_on = self.journal.pause(round);
             round += 1;
-            state = self.state.lock();
-            if !go_on {
-                // They do not come.
-                state.acknowledged.0 = 0;
-                return state;
-            }
         }
+        self.state.lock()
     }
 
     fn check(&self, state: &State<J>) -> Result<(), J::Error> {
@@ -426,6 +457,7 @@ impl<J: Journal> Queue<J> {
         };
         if !fits(state.backlog) {
             state.stats.stalls += 1;
+            self.journal.stalled();
         }
         while !fits(state.backlog) && !state.failed {
             self.room.wait(&mut state);
@@ -457,6 +489,7 @@ impl<J: Journal> Queue<J> {
         let ticket = state.next_ticket();
         state.writing = true;
         state.stats.inline += 1;
+        self.submitted.store(ticket, Ordering::Release);
         drop(state);
         let written = match request.changes {
             Some(changes) => self.journal.write(vec![changes]),
@@ -574,6 +607,7 @@ impl<J: Journal> Queue<J> {
         state.acknowledged = (answered.len() as u64, state.last_ticket);
         state.backlog.writes -= answered.len();
         state.backlog.bytes -= answered.iter().map(|a| a.request.bytes).sum::<usize>();
+        self.journal.backlog_is(state.backlog);
         self.room.notify_all();
         drop(state);
         for accepted in answered {
