@@ -60,6 +60,8 @@ impl Crashed {
         for term in 2..2 + STATES {
             storage.set_hard_state(&hard_state(term, 1, 0)).unwrap();
         }
+        // A flush that ended now would delete files under the copy's hands.
+        storage.store().database().cancel_all_background_work(true);
         copy(&database_dir(live.path()), &database_dir(dir.path()));
         let log = database_dir(dir.path()).join(newest().file_name().unwrap());
         let bytes = std::fs::read(&log).unwrap();
