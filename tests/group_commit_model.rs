@@ -141,8 +141,9 @@ impl Journal for Arc<Memory> {
         Failure::Refusal
     }
 
-    fn outlasts_sync(&self, requests: usize, bytes: usize) -> bool {
-        requests > 1 || bytes > 50
+    /// Then what is queued during a sync may be written by either thread: whichever is first.
+    fn outlasts_sync(&self, _requests: usize, _bytes: usize) -> bool {
+        true
     }
 
     fn pause(&self, round: u32) -> bool {
