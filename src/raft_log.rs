@@ -619,15 +619,11 @@ impl Fetched {
     /// Takes what the cache has from `next` on, and returns what has to be read before it has
     /// any: empty when nothing is left to read.
     fn take_cached(&mut self, cache: &EntryCache) -> Range<u64> {
-        if self.full {
+        if self.full || self.next >= self.high {
             return self.next..self.next;
         }
-        if let Some(cached) = cache.from(self.next) {
-            for entry in cached {
-                if self.next >= self.high || !self.push(entry) {
-                    break;
-                }
-            }
+        let held = cache.visit(self.next, |entry| self.push(entry) && self.next < self.high);
+        if held {
             return self.next..self.next;
         }
         let cached_from = cache.first_index().filter(|first| *first > self.next);

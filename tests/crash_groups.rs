@@ -104,9 +104,10 @@ fn run_and_kill(dir: &Path, seed: u64, done: &[u64], random: &mut fastrand::Rng)
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut acknowledged = done.to_vec();
-    let mut take = |line: &str| match parse(line) {
-        Some((group, done)) => acknowledged[group as usize] = done,
-        None => {}
+    let mut take = |line: &str| {
+        if let Some((group, done)) = parse(line) {
+            acknowledged[group as usize] = done;
+        }
     };
     for _ in 0..random.u64(1..400) {
         take(&lines.next().expect("the child ended by itself").unwrap());
