@@ -94,6 +94,16 @@
 //! 7. **Identity.** One node id, one directory, for ever. A directory that was lost, damaged or
 //!    restored from a copy has forgotten votes: the node comes back under a new id.
 //!
+//! # Without waiting for the disk
+//!
+//! [`submit_ready`](RaftMachineStorage::submit_ready) and [`Batch::submit`] hand a write over and
+//! return; what was submitted can be read at once, and a callback tells when it is durable. Use
+//! them with `RawNode::advance_append_async`: messages that need persistence, and
+//! `on_persist_ready`, wait for the callback; after an error the node stops. The writes of all
+//! groups that come together share one write and one sync, blocking ones included.
+//! [`set_async_fetch`](RaftMachineStorage::set_async_fetch) does the same for reads: entries for
+//! a follower that lags come from the disk while raft goes on.
+//!
 //! # What is promised
 //!
 //! Under [`FsyncPolicy::Always`], the default: what a call has acknowledged survives a killed
