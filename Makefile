@@ -13,10 +13,10 @@ SHELL := /bin/bash
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
 LOCKED := $(if $(CI),--locked)
-PROST := --features testing $(LOCKED)
+PROST := --features testing,metrics $(LOCKED)
 # raft-rs cannot have both codecs on, and other members ask for the default one: the root
 # package alone is built with this.
-PROTOBUF := --package raft-rocks --no-default-features --features protobuf-codec,testing $(LOCKED)
+PROTOBUF := --package raft-rocks --no-default-features --features protobuf-codec,testing,metrics $(LOCKED)
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= entry_codec keys storage_ops
 

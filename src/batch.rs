@@ -133,11 +133,13 @@ pub(crate) struct Staged {
 /// The refusals of [`RaftMachineStorage`](crate::RaftMachineStorage)'s operations. Nothing
 /// was written, and files staged for the write are removed.
 pub(crate) fn stage(db: &Db, group: u64, state: &GroupState, write: Write<'_>) -> Result<Staged> {
+    let entries = write.entries.iter().flat_map(|entries| entries.iter());
+    let bytes = entries.map(|entry| record::entry_len(entry) + PUT_OVERHEAD_BYTES);
     let mut draft = Draft {
         db,
         group,
         next: state.clone(),
-        changes: Changes::default(),
+        changes: Changes::with_capacity(bytes.sum::<usize>() + METAS_BYTES),
         appended: Vec::new(),
         installed: false,
         kept_last: state.last_index(),
@@ -313,10 +315,6 @@ impl Draft<'_> {
         self.kept_last = self.kept_last.min(first.index - 1);
 
         let mut key = keys::entry(self.group, first.index);
-        let bytes = entries
-            .iter()
-            .map(|entry| record::entry_len(entry) + PUT_OVERHEAD_BYTES);
-        self.changes.reserve(bytes.sum::<usize>() + METAS_BYTES);
         let mut places = Vec::with_capacity(entries.len());
         for entry in entries {
             let last = self.next.last_index();

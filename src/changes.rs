@@ -58,9 +58,14 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Makes room for about this many bytes of keys and values.
-    pub(crate) fn reserve(&mut self, bytes: usize) {
-        self.bytes.reserve(bytes);
+    /// With room for about this many bytes of keys and values.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        let mut changes = Changes {
+            bytes: Vec::with_capacity(HEADER_LEN + bytes),
+            count: 0,
+        };
+        changes.bytes.resize(HEADER_LEN, 0);
+        changes
     }
 
     /// Adds a put whose value, of `len` bytes, `encode` appends; returns where the value
@@ -124,8 +129,7 @@ pub(crate) fn join<'a>(batches: impl Iterator<Item = &'a Batch> + Clone) -> Batc
         .clone()
         .map(|batch| batch.bytes.len())
         .sum::<usize>();
-    let mut joined = Changes::default();
-    joined.reserve(bytes);
+    let mut joined = Changes::with_capacity(bytes);
     batches.for_each(|batch| joined.append(&batch.bytes));
     joined.finish()
 }

@@ -36,14 +36,21 @@ impl Chunk {
         self.bytes.capacity() + places + CHUNK_OVERHEAD_BYTES
     }
 
-    fn entries(&self, skip: usize) -> impl Iterator<Item = Entry> {
-        let places = self.places.iter().enumerate().skip(skip);
-        places.map_while(|(at, place)| {
-            let record = self.bytes.bytes().get(place.clone())?;
-            let entry = record::recall_entry(self.first + at as u64, record);
-            debug_assert!(entry.is_ok(), "it was encoded here");
-            entry.ok()
-        })
+    /// Hands over entries from the `skip`-th on until `take` has enough; whether it has not.
+    fn visit(&self, skip: usize, take: &mut impl FnMut(Entry) -> bool) -> bool {
+        let bytes = self.bytes.bytes();
+        let places = self.places.get(skip..).unwrap_or_default();
+        for (index, place) in (self.first + skip as u64..).zip(places) {
+            let record = bytes.get(place.clone()).unwrap_or_default();
+            let Some(entry) = record::recall_entry(index, record) else {
+                debug_assert!(false, "it was encoded here");
+                return false;
+            };
+            if !take(entry) {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -146,17 +153,22 @@ impl EntryCache {
         self.chunks.front().map(|chunk| chunk.first)
     }
 
-    /// The entries from `low` on; `None` when `low` is not held.
-    pub(crate) fn from(&self, low: u64) -> Option<impl Iterator<Item = Entry>> {
-        let at = self
-            .chunks
-            .partition_point(|chunk| chunk.first <= low)
-            .checked_sub(1)?;
-        let chunk = self.chunks.get(at).filter(|chunk| low < chunk.end())?;
-        let skip = usize::try_from(low - chunk.first).ok()?;
-        let rest = self.chunks.iter().skip(at + 1);
-        let rest = rest.flat_map(|chunk| chunk.entries(0));
-        Some(chunk.entries(skip).chain(rest))
+    /// Hands over the entries from `low` on until `take` has enough or there are no more;
+    /// whether `low` is held.
+    pub(crate) fn visit(&self, low: u64, mut take: impl FnMut(Entry) -> bool) -> bool {
+        let at = self.chunks.partition_point(|chunk| chunk.end() <= low);
+        let held = self.chunks.get(at).filter(|chunk| chunk.first <= low);
+        let Some(skip) = held.and_then(|chunk| usize::try_from(low - chunk.first).ok()) else {
+            return false;
+        };
+        let mut skip = skip;
+        for chunk in self.chunks.range(at..) {
+            if !chunk.visit(skip, &mut take) {
+                break;
+            }
+            skip = 0;
+        }
+        true
     }
 
     /// Drops the oldest chunks until the rest fits.
@@ -186,8 +198,7 @@ mod tests {
         rocks[8] = 1;
         rocks.extend_from_slice(&[1, 1, b'k', 0]);
         let tag = PutTag::learn(&rocks, b"k").unwrap();
-        let mut changes = Changes::default();
-        changes.reserve(range.clone().count() * (len + 32));
+        let mut changes = Changes::with_capacity(range.clone().count() * (len + 32));
         let first = range.start;
         let places = range
             .map(|index| {
@@ -210,9 +221,17 @@ mod tests {
     }
 
     fn held(cache: &EntryCache) -> Vec<u64> {
-        let from = cache.first_index().unwrap_or(0);
-        let entries = cache.from(from).into_iter().flatten();
-        entries.map(|entry| entry.index).collect()
+        from(cache, cache.first_index().unwrap_or(0)).unwrap_or_default()
+    }
+
+    /// `None` when `low` is not held.
+    fn from(cache: &EntryCache, low: u64) -> Option<Vec<u64>> {
+        let mut indexes = Vec::new();
+        let held = cache.visit(low, |entry| {
+            indexes.push(entry.index);
+            true
+        });
+        held.then_some(indexes)
     }
 
     #[test]
@@ -259,8 +278,12 @@ mod tests {
         cache.append(chunk(1..6, 1));
         cache.append(chunk(3..4, 9));
         assert_eq!(held(&cache), [1, 2, 3]);
-        let third = cache.from(3).unwrap().next().unwrap();
-        assert_eq!(third.data.len(), 9);
+        let mut third = Entry::default();
+        assert!(cache.visit(3, |entry| {
+            third = entry;
+            false
+        }));
+        assert_eq!((third.index, third.data.len()), (3, 9));
         cache.append(chunk(9..10, 1));
         assert_eq!(held(&cache), [9], "a gap would make the cache lie");
     }
@@ -268,15 +291,12 @@ mod tests {
     #[test]
     fn reads_start_inside_or_not_at_all() {
         let mut cache = EntryCache::new(1 << 20);
-        assert!(cache.from(1).is_none());
+        assert_eq!(from(&cache, 1), None);
         cache.append(chunk(4..6, 1));
         cache.append(chunk(6..8, 1));
-        assert!(cache.from(3).is_none() && cache.from(8).is_none());
-        let from = |low| {
-            let read = cache.from(low).unwrap();
-            read.map(|entry| entry.index).collect::<Vec<_>>()
-        };
-        assert_eq!((from(5), from(6)), (vec![5, 6, 7], vec![6, 7]));
+        assert_eq!((from(&cache, 3), from(&cache, 8)), (None, None));
+        assert_eq!(from(&cache, 5), Some(vec![5, 6, 7]));
+        assert_eq!(from(&cache, 6), Some(vec![6, 7]));
         cache.compact(5);
         assert_eq!(held(&cache), [5, 6, 7]);
         cache.compact(6);

@@ -9,15 +9,17 @@ pub(crate) mod queue;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::batch::Sync;
 use crate::changes::Batch;
 use crate::config::{FsyncPolicy, Options};
 use crate::db::Db;
 use crate::error::{Error, Result};
+use crate::metrics;
 use queue::{Backlog, CommitStats, Journal, Limits, Queue, Request};
 
 /// What the queue is built on: here the locks of the crate, in the model check of
@@ -31,6 +33,10 @@ pub(crate) mod sync {
 /// takes about as long to write as a sync does.
 const MERGE_BYTES_MAX: usize = 1 << 20;
 
+/// The committer waits for those it has just acknowledged as long as they keep coming, and for
+/// the next of them no longer than this part of a sync: what a missed batch costs is a sync.
+const SYNC_TO_WAIT: u64 = 4;
+
 /// What a queued write costs beyond its changes.
 const WRITE_OVERHEAD_BYTES: usize = 256;
 
@@ -43,34 +49,99 @@ pub(crate) struct Committed {
     pub durable: bool,
 }
 
-/// Told once how a submitted write ended.
-pub(crate) type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
+/// The database as the queue drives it, and how long it takes.
+struct Log {
+    db: Arc<Db>,
+    /// Of a sync, in nanoseconds: a moving average.
+    sync_nanos: AtomicU64,
+    /// Of writing one request, in nanoseconds: a moving average.
+    write_nanos: AtomicU64,
+    /// When the committer began to wait for company, in nanoseconds since `origin`.
+    waits_since: AtomicU64,
+    origin: Instant,
+}
 
-impl Journal for Arc<Db> {
+impl Log {
+    fn new(db: Arc<Db>) -> Self {
+        Log {
+            db,
+            sync_nanos: AtomicU64::new(0),
+            write_nanos: AtomicU64::new(0),
+            waits_since: AtomicU64::new(0),
+            origin: Instant::now(),
+        }
+    }
+}
+
+/// Takes a new value into a moving average of about eight.
+fn average(of: &AtomicU64, nanos: u64) {
+    let old = of.load(Ordering::Relaxed);
+    of.store(old - old / 8 + nanos / 8, Ordering::Relaxed);
+}
+
+fn nanos_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Journal for Log {
     type Changes = Arc<Batch>;
     type Error = Error;
 
     fn write(&self, changes: Vec<Arc<Batch>>) -> Result<()> {
+        let start = Instant::now();
         let batches: Vec<&Batch> = changes.iter().map(Arc::as_ref).collect();
-        Db::write(self, &batches)
+        let written = self.db.write(&batches);
+        let nanos = nanos_since(start);
+        average(&self.write_nanos, nanos / changes.len().max(1) as u64);
+        if written.is_ok() {
+            metrics::wrote(batches.iter().map(|batch| batch.bytes().len()));
+        }
+        written
     }
 
     fn sync(&self) -> Result<()> {
-        Db::sync(self)
+        let start = Instant::now();
+        let synced = self.db.sync();
+        average(&self.sync_nanos, nanos_since(start));
+        metrics::synced(start.elapsed());
+        synced
     }
 
     fn refusal(&self) -> Error {
-        self.poisoned()
+        self.db.poisoned()
+    }
+
+    fn outlasts_sync(&self, requests: usize, _bytes: usize) -> bool {
+        let write = self.write_nanos.load(Ordering::Relaxed);
+        write.saturating_mul(requests as u64) > self.sync_nanos.load(Ordering::Relaxed)
+    }
+
+    fn pause(&self, round: u32) -> bool {
+        let now = nanos_since(self.origin);
+        if round == 0 {
+            self.waits_since.store(now, Ordering::Relaxed);
+        }
+        thread::yield_now();
+        let waited = now - self.waits_since.load(Ordering::Relaxed);
+        waited < self.sync_nanos.load(Ordering::Relaxed) / SYNC_TO_WAIT
+    }
+
+    fn backlog_is(&self, backlog: Backlog) {
+        metrics::queue(backlog.writes, backlog.bytes);
+    }
+
+    fn stalled(&self) {
+        metrics::stalled();
     }
 }
 
 /// The writes of one store. Dropped last of all handles: it answers what is still queued,
 /// syncs what is not, and ends its threads.
 pub(crate) struct GroupCommit {
-    queue: Arc<Queue<Arc<Db>>>,
+    queue: Arc<Queue<Log>>,
     fsync: FsyncPolicy,
-    writer: Option<thread::JoinHandle<()>>,
-    syncer: Option<thread::JoinHandle<()>>,
+    committer: Option<thread::JoinHandle<()>>,
+    overlap: Option<thread::JoinHandle<()>>,
     ticker: Option<Ticker>,
 }
 
@@ -80,19 +151,19 @@ impl GroupCommit {
             bytes_max: options.write_queue_bytes,
             merge_bytes_max: MERGE_BYTES_MAX,
         };
-        let queue = Arc::new(Queue::new(db, limits));
-        let (writers, syncers) = (Arc::clone(&queue), Arc::clone(&queue));
+        let queue = Arc::new(Queue::new(Log::new(db), limits));
+        let (committers, overlap) = (Arc::clone(&queue), Arc::clone(&queue));
         // From here on `drop` ends what has been started.
         let mut commits = GroupCommit {
             queue,
             fsync: options.fsync,
-            writer: None,
-            syncer: None,
+            committer: None,
+            overlap: None,
             ticker: None,
         };
-        commits.writer = Some(spawn("raft-rocks-write", move || writers.run_writer())?);
-        commits.syncer = Some(spawn("raft-rocks-sync", move || {
-            if let Err(e) = syncers.run_syncer() {
+        commits.overlap = Some(spawn("raft-rocks-write", move || overlap.run_overlap())?);
+        commits.committer = Some(spawn("raft-rocks-commit", move || {
+            if let Err(e) = committers.run_committer() {
                 log::error!("the sync at close failed: {e}");
             }
         })?);
@@ -167,7 +238,7 @@ impl GroupCommit {
     /// # Errors
     /// [`Error::InvalidBatch`].
     pub(crate) fn check_thread(&self) -> Result<()> {
-        if is_current(&self.syncer) {
+        if is_current(&self.committer) {
             return Err(Error::invalid_batch(
                 "on_durable must not write, nor read what may have to wait for a write: every \
                  acknowledgement waits for it to return; send a message and act on it elsewhere",
@@ -181,7 +252,7 @@ impl Drop for GroupCommit {
     fn drop(&mut self) {
         self.ticker = None;
         self.queue.close();
-        for thread in [self.writer.take(), self.syncer.take()] {
+        for thread in [self.overlap.take(), self.committer.take()] {
             // A callback may have held the last handle: its own thread ends by itself.
             if let Some(handle) = thread
                 && handle.thread().id() != thread::current().id()
@@ -196,44 +267,29 @@ impl Drop for GroupCommit {
 /// Room for one write, about to be submitted.
 pub(crate) struct Reserved<'a> {
     commits: &'a GroupCommit,
-    request: Request<Arc<Db>>,
+    request: Request<Log>,
 }
 
-impl<'a> Reserved<'a> {
-    /// Submits the write. `on_durable` is told how it ended, after everything submitted
-    /// before; it does not run before this returns unless another thread runs it.
+impl Reserved<'_> {
+    /// Submits the write, and returns its place in the order of all. `on_durable` is told how
+    /// it ended, after everything submitted before.
     ///
     /// # Errors
     /// [`Error::Poisoned`]: nothing was written, or will be; `on_durable` is not called.
-    pub(crate) fn submit(self, on_durable: OnDurable) -> Result<Submitted<'a>> {
+    pub(crate) fn submit(
+        self,
+        on_durable: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<u64> {
         let done = Box::new(move |result| {
             if catch_unwind(AssertUnwindSafe(|| on_durable(result))).is_err() {
                 log::error!("an on_durable callback panicked; its acknowledgement is lost");
             }
         });
-        let ticket = self.commits.queue.enqueue(self.request, done)?;
-        Ok(Submitted {
-            commits: self.commits,
-            ticket,
-        })
+        self.commits.queue.enqueue(self.request, done)
     }
 }
 
-/// A write that has been accepted. Nothing happens to it while this is held; dropping it lets
-/// it go on, in the caller's thread when nothing else is under way.
-pub(crate) struct Submitted<'a> {
-    commits: &'a GroupCommit,
-    /// Its place in the order of all writes.
-    pub ticket: u64,
-}
-
-impl Drop for Submitted<'_> {
-    fn drop(&mut self) {
-        self.commits.queue.advance();
-    }
-}
-
-fn request(changes: Option<Arc<Batch>>, sync: bool) -> Request<Arc<Db>> {
+fn request(changes: Option<Arc<Batch>>, sync: bool) -> Request<Log> {
     let bytes = changes.as_ref().map_or(0, |batch| batch.capacity()) + WRITE_OVERHEAD_BYTES;
     Request {
         changes,
@@ -263,7 +319,7 @@ struct Ticker {
 }
 
 impl Ticker {
-    fn start(queue: &Arc<Queue<Arc<Db>>>, interval: Duration) -> Result<Ticker> {
+    fn start(queue: &Arc<Queue<Log>>, interval: Duration) -> Result<Ticker> {
         let stop = Arc::new((sync::Mutex::new(false), sync::Condvar::new()));
         let (theirs, queue) = (Arc::clone(&stop), Arc::downgrade(queue));
         let thread = spawn("raft-rocks-tick", move || {
@@ -291,7 +347,7 @@ impl Drop for Ticker {
 fn sync_every(
     interval: Duration,
     stop: &(sync::Mutex<bool>, sync::Condvar),
-    queue: &Weak<Queue<Arc<Db>>>,
+    queue: &Weak<Queue<Log>>,
 ) {
     let mut stopped = stop.0.lock();
     while !*stopped {

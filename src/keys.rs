@@ -72,6 +72,9 @@ impl Meta {
 pub const KEY_LEN_MAX: usize = GROUP.len() + 8 + ENTRY.len() + INDEX_LEN;
 const _: () = assert!(KEY_LEN_MAX == 35);
 
+/// What the keys of a group's entries have in common, and no other key has.
+pub(crate) const ENTRIES_PREFIX_LEN: usize = KEY_LEN_MAX - INDEX_LEN;
+
 /// Appends the prefix of a group to `out`: nothing for group 0.
 fn put_prefix(out: &mut Vec<u8>, group: u64) {
     if group != 0 {

@@ -94,6 +94,16 @@
 //! 7. **Identity.** One node id, one directory, for ever. A directory that was lost, damaged or
 //!    restored from a copy has forgotten votes: the node comes back under a new id.
 //!
+//! # Without waiting for the disk
+//!
+//! [`submit_ready`](RaftMachineStorage::submit_ready) and [`Batch::submit`] hand a write over and
+//! return; what was submitted can be read at once, and a callback tells when it is durable. Use
+//! them with `RawNode::advance_append_async`: messages that need persistence, and
+//! `on_persist_ready`, wait for the callback; after an error the node stops. The writes of all
+//! groups that come together share one write and one sync, blocking ones included.
+//! [`set_async_fetch`](RaftMachineStorage::set_async_fetch) does the same for reads: entries for
+//! a follower that lags come from the disk while raft goes on.
+//!
 //! # What is promised
 //!
 //! Under [`FsyncPolicy::Always`], the default: what a call has acknowledged survives a killed
@@ -107,6 +117,8 @@
 //! - `prost-codec` (default) or `protobuf-codec`: the codec that `raft` is built with; exactly
 //!   one. `raft = "0.7"` with its default features needs `protobuf-codec` and
 //!   `default-features = false` here. The bytes on disk are the same under both.
+//! - `metrics`: appends, batches, syncs, the queue and the cache, for the recorder of the
+//!   [`metrics`](https://docs.rs/metrics) crate; `docs/operations.md` says what to watch.
 //! - `testing`: a conformance suite for any raft-rs storage, and a model for random scripts.
 
 #[cfg(all(feature = "prost-codec", feature = "protobuf-codec"))]
@@ -128,6 +140,11 @@ mod group_commit;
 mod group_state;
 pub mod keys;
 mod live_logs;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod raft_log;
 pub mod record;
 mod recovery;

@@ -24,9 +24,10 @@ use crate::config::Options;
 use crate::db::Db;
 use crate::entry_cache::EntryCache;
 use crate::error::{Error, Result};
-use crate::group_commit::{Committed, GroupCommit, OnDurable};
+use crate::group_commit::{Committed, GroupCommit};
 use crate::group_state::GroupState;
 use crate::keys;
+use crate::metrics;
 use crate::record::{self, SnapshotFile, SnapshotRecord};
 use crate::recovery;
 use crate::snapshot::{self, SnapshotDir, SnapshotId, SnapshotReader, SnapshotWriter};
@@ -234,7 +235,11 @@ impl RaftLog {
     ///
     /// # Errors
     /// Refusals leave everything as it was, and `on_durable` is not called.
-    pub(crate) fn submit(&self, write: Write<'_>, on_durable: OnDurable) -> Result<()> {
+    pub(crate) fn submit(
+        &self,
+        write: Write<'_>,
+        on_durable: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
         self.commits.check_thread()?;
         let _writer = self.writer.lock();
         let staged = self.stage(write)?;
@@ -245,27 +250,24 @@ impl RaftLog {
         // from here on, waits for it.
         let mut memory = self.memory.write();
         let (theirs, snapshots) = (Arc::clone(&self.memory), self.snapshots.clone());
-        let submitted = reserved.submit(Box::new(move |result| {
+        let ticket = reserved.submit(move |result: Result<()>| {
             if result.is_ok() {
                 acknowledge(&theirs, &snapshots);
             }
             on_durable(result);
-        }))?;
+        })?;
         let mut pending = Pending::default();
         if !staged.is_empty {
             pending.changed_from = staged.kept_last.saturating_add(1);
             let pinned = memory.pinned_from().min(pending.changed_from);
             memory.cache.pin(pinned);
             let committed = Committed {
-                ticket: submitted.ticket,
+                ticket,
                 durable: false,
             };
             pending.replaced = self.take_into(&mut memory, staged, committed);
         }
         memory.pending.push_back(pending);
-        drop(memory);
-        // Goes on from here, perhaps in this thread.
-        drop(submitted);
         Ok(())
     }
 
@@ -314,6 +316,7 @@ impl RaftLog {
             .cache
             .truncate_from(staged.kept_last.saturating_add(1));
         for chunk in staged.appended {
+            metrics::appended(chunk.places.iter().map(Range::len));
             memory.cache.append(chunk);
         }
         memory.cache.compact(staged.next.first_index());
@@ -377,7 +380,11 @@ impl RaftLog {
     ) -> Result<Option<Vec<Entry>>> {
         let mut fetched = Fetched::new(low, high, max_size);
         let cold = self.with_range(low, high, |memory| fetched.take_cached(&memory.cache))?;
-        Ok(cold.is_empty().then_some(fetched.entries))
+        if cold.is_empty() {
+            metrics::read(true);
+            return Ok(Some(fetched.entries));
+        }
+        Ok(None)
     }
 
     /// As [`RaftLog::fetch`], from entries that were fetched before, if they are still those
@@ -408,6 +415,7 @@ impl RaftLog {
     /// `None` when what was read does not fit the bounds and terms in memory.
     fn try_fetch(&self, low: u64, high: u64, max_size: Option<u64>) -> Result<Option<Vec<Entry>>> {
         let mut fetched = Fetched::new(low, high, max_size);
+        let mut from_memory = true;
         // The cache may shrink between two rounds; each round gets further.
         loop {
             let cold = self.with_range(low, high, |memory| {
@@ -420,8 +428,10 @@ impl RaftLog {
             })?;
             let Some(cold) = cold else { return Ok(None) };
             if cold.is_empty() {
+                metrics::read(from_memory);
                 return Ok(Some(fetched.entries));
             }
+            from_memory = false;
             let end = cold.end;
             self.read_cold(cold, &mut fetched)?;
             if !fetched.full && fetched.next < end {
@@ -609,15 +619,11 @@ impl Fetched {
     /// Takes what the cache has from `next` on, and returns what has to be read before it has
     /// any: empty when nothing is left to read.
     fn take_cached(&mut self, cache: &EntryCache) -> Range<u64> {
-        if self.full {
+        if self.full || self.next >= self.high {
             return self.next..self.next;
         }
-        if let Some(cached) = cache.from(self.next) {
-            for entry in cached {
-                if self.next >= self.high || !self.push(entry) {
-                    break;
-                }
-            }
+        let held = cache.visit(self.next, |entry| self.push(entry) && self.next < self.high);
+        if held {
             return self.next..self.next;
         }
         let cached_from = cache.first_index().filter(|first| *first > self.next);

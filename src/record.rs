@@ -466,28 +466,7 @@ impl EntryView<'_> {
 /// # Errors
 /// [`Damage`] says what is wrong with the bytes.
 pub fn view_entry(group: u64, index: u64, bytes: &[u8]) -> Result<EntryView<'_>, Damage> {
-    view_opened(open_envelope(bytes, group, index)?, bytes.len())
-}
-
-/// The entry in bytes that have never left memory: their checksum is not verified.
-///
-/// # Errors
-/// [`Damage`] says what is wrong with the bytes.
-pub(crate) fn recall_entry(index: u64, bytes: &[u8]) -> Result<eraftpb::Entry, Damage> {
-    let Some((&[_, kind, f0, f1, ..], payload)) = bytes.split_first_chunk::<ENVELOPE_LEN>() else {
-        let found = format!("{} bytes", bytes.len());
-        return Err(Damage::new(format!("at least {ENVELOPE_LEN} bytes"), found));
-    };
-    let flags = u16::from_be_bytes([f0, f1]);
-    let opened = Opened {
-        kind,
-        flags,
-        payload,
-    };
-    view_opened(opened, bytes.len()).map(|view| view.to_entry(index))
-}
-
-fn view_opened(opened: Opened<'_>, len: usize) -> Result<EntryView<'_>, Damage> {
+    let opened = open_envelope(bytes, group, index)?;
     let Some(entry_type) = opened.kind.checked_sub(KIND_ENTRY).and_then(entry_type_of) else {
         return Err(Damage::new(
             "an entry (kind 0x10 to 0x12)",
@@ -510,7 +489,7 @@ fn view_opened(opened: Opened<'_>, len: usize) -> Result<EntryView<'_>, Damage> 
             Some((u64::from_be_bytes(*term), context, data))
         });
     let Some((term, context, data)) = parts else {
-        let found = format!("{len} bytes");
+        let found = format!("{} bytes", bytes.len());
         return Err(Damage::new(
             "room for the header and the context it declares",
             found,
@@ -523,6 +502,45 @@ fn view_opened(opened: Opened<'_>, len: usize) -> Result<EntryView<'_>, Damage> 
         data,
         sync_log: opened.flags & FLAG_SYNC_LOG != 0,
     })
+}
+
+/// The entry in bytes that were encoded here and have never left memory: nothing is verified,
+/// and `None` means that they were not.
+#[inline]
+pub(crate) fn recall_entry(index: u64, bytes: &[u8]) -> Option<eraftpb::Entry> {
+    let (head, rest) = bytes.split_first_chunk::<ENTRY_HEADER_LEN>()?;
+    let &[
+        _,
+        kind,
+        _,
+        flags,
+        _,
+        _,
+        _,
+        _,
+        t0,
+        t1,
+        t2,
+        t3,
+        t4,
+        t5,
+        t6,
+        t7,
+        c0,
+        c1,
+        c2,
+        c3,
+    ] = head;
+    let context_len = usize::try_from(u32::from_be_bytes([c0, c1, c2, c3])).ok()?;
+    let (context, data) = rest.split_at_checked(context_len)?;
+    let view = EntryView {
+        entry_type: entry_type_of(kind.checked_sub(KIND_ENTRY)?)?,
+        term: u64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
+        context,
+        data,
+        sync_log: u16::from(flags) & FLAG_SYNC_LOG != 0,
+    };
+    Some(view.to_entry(index))
 }
 
 /// Decodes one entry.

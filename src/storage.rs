@@ -19,6 +19,7 @@ use crate::db::{self, Counters, Database, Db};
 use crate::error::{Error, Result};
 use crate::group_commit::GroupCommit;
 use crate::group_commit::queue::{Backlog, CommitStats};
+use crate::metrics;
 use crate::raft_log::{self, RaftLog, metadata_of};
 use crate::record;
 use crate::recovery;
@@ -640,7 +641,10 @@ impl RaftMachineStorage {
             return Ok(Some(cached));
         }
         match fetches.ask(log, low, high, max_size, context) {
-            Told::Later => return Ok(None),
+            Told::Later => {
+                metrics::fetched_later();
+                return Ok(None);
+            }
             Told::Entries(entries) => {
                 if let Some(entries) = log.take_fetched(entries, low, high, max_size)? {
                     return Ok(Some(entries));
@@ -886,10 +890,7 @@ impl<'a> Batch<'a> {
     /// was or will be written, and `on_durable` is not called.
     pub fn submit(mut self, on_durable: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
         self.prepare()?;
-        self.storage
-            .group
-            .log
-            .submit(self.write, Box::new(on_durable))
+        self.storage.group.log.submit(self.write, on_durable)
     }
 
     fn prepare(&mut self) -> Result<()> {

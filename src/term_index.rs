@@ -4,7 +4,7 @@
 //! contract), so it is answered from memory. A log has as many runs as leaders wrote to it,
 //! not as many as entries: a few, whatever its length.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// The terms at `[truncated index, last index]` as runs of equal terms.
 ///
@@ -15,8 +15,9 @@ use std::collections::VecDeque;
 /// 3. The last run ends at `last`, which is not below the truncated index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TermIndex {
-    /// (first index of the run, its term)
-    runs: VecDeque<(u64, u64)>,
+    /// (first index of the run, its term). Shared with copies: most writes add to the last run,
+    /// which changes `last` alone.
+    runs: Arc<Vec<(u64, u64)>>,
     truncated: u64,
     last: u64,
 }
@@ -25,7 +26,7 @@ impl TermIndex {
     /// An empty log behind `truncated`, the last index compacted away, which had `term`.
     pub fn new(truncated: u64, term: u64) -> Self {
         TermIndex {
-            runs: VecDeque::from([(truncated, term)]),
+            runs: Arc::new(vec![(truncated, term)]),
             truncated,
             last: truncated,
         }
@@ -43,13 +44,17 @@ impl TermIndex {
 
     /// The term at the last index.
     pub fn last_term(&self) -> u64 {
-        self.runs.back().map_or(0, |run| run.1)
+        self.runs.last().map_or(0, |run| run.1)
     }
 
     /// The term at `index`; `None` outside `[truncated, last]`.
     pub fn term(&self, index: u64) -> Option<u64> {
         if index < self.truncated || index > self.last {
             return None;
+        }
+        // Nearly always asked for what was written last.
+        if let Some(last) = self.runs.last().filter(|run| run.0 <= index) {
+            return Some(last.1);
         }
         let run = self
             .runs
@@ -63,7 +68,7 @@ impl TermIndex {
         debug_assert!(term >= self.last_term());
         self.last += 1;
         if term != self.last_term() {
-            self.runs.push_back((self.last, term));
+            Arc::make_mut(&mut self.runs).push((self.last, term));
         }
     }
 
@@ -77,8 +82,8 @@ impl TermIndex {
     /// Drops everything past `last`, which is in `[truncated, last]`.
     pub fn truncate_suffix(&mut self, last: u64) {
         debug_assert!((self.truncated..=self.last).contains(&last));
-        while self.runs.len() > 1 && self.runs.back().is_some_and(|run| run.0 > last) {
-            self.runs.pop_back();
+        while self.runs.len() > 1 && self.runs.last().is_some_and(|run| run.0 > last) {
+            Arc::make_mut(&mut self.runs).pop();
         }
         self.last = last.max(self.truncated);
     }
@@ -87,10 +92,11 @@ impl TermIndex {
     /// stays known.
     pub fn compact(&mut self, truncated: u64) {
         debug_assert!((self.truncated..=self.last).contains(&truncated));
-        while self.runs.get(1).is_some_and(|run| run.0 <= truncated) {
-            self.runs.pop_front();
+        let runs = Arc::make_mut(&mut self.runs);
+        while runs.get(1).is_some_and(|run| run.0 <= truncated) {
+            runs.remove(0);
         }
-        if let Some(first) = self.runs.front_mut() {
+        if let Some(first) = runs.first_mut() {
             first.0 = truncated;
         }
         self.truncated = truncated;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Modules from the lowest to the highest: a module imports only from those above it in this
 /// list, never from those below it.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
+    "metrics",
     "error",
     "config",
     "changes",

@@ -274,12 +274,8 @@ fn after_a_failure_everyone_who_waits_gets_an_error_in_order() {
     let store = RaftStore::with_db(Arc::new(read_only.unwrap()), "default", options).unwrap();
 
     let (told, reports) = mpsc::channel();
-    let (release, released) = mpsc::channel::<()>();
-    // Nothing to write: it fails nowhere, and holds up the acknowledgements.
-    let hold = move |_: Result<()>| {
-        let _ = released.recv();
-    };
-    store.group(0).unwrap().batch().submit(hold).unwrap();
+    // It has nothing to write, so it fails nowhere.
+    let release = hold_up(&store.group(0).unwrap());
     let mut accepted = 0;
     for group in 1..20 {
         let (storage, told) = (store.group(group).unwrap(), told.clone());

@@ -4,13 +4,16 @@
 //!
 //! ```text
 //!   submitted -> queued -> written -> synced -> acknowledged
-//!                   writer: many    syncer: all that were
-//!                   become one      written when it began
+//!                  many become one    all that were
+//!                                     written when it began
 //! ```
 //!
-//! Writing and syncing are roles that one thread at a time can hold, each its own: while one
-//! sync is under way the next write is made. Two threads exist to take them, and a blocking
-//! caller that finds nothing under way takes both itself, without a hand-off.
+//! Writing and syncing are roles that one thread at a time can hold, each its own. A thread of
+//! the store, the committer, takes both in turn, and acknowledges: so those who submit again
+//! when they are acknowledged meet in the next batch, instead of falling into two groups that
+//! wait for each other's syncs. When what is queued during a sync takes longer to write than a
+//! sync lasts, a second thread writes it meanwhile. A blocking caller that finds nothing under
+//! way takes both roles itself, without a hand-off.
 //!
 //! Invariants:
 //! 1. Tickets are given in the order of submission; writes reach the journal in that order.
@@ -18,7 +21,7 @@
 //! 3. What needs a sync is acknowledged after one that covers it; what needs none, after
 //!    everything submitted before it has been acknowledged, which spares its own sync only
 //!    (rule 16 of the contract).
-//! 4. Acknowledgements are given in the order of tickets, by one thread (the syncer's; a
+//! 4. Acknowledgements are given in the order of tickets, by one thread (the committer; a
 //!    blocking caller that took the roles itself got them because nothing was before it).
 //! 5. After a failed write or sync nothing is acknowledged any more: whoever waits, or comes
 //!    later, gets an error. The first to fail gets the cause, the others a refusal.
@@ -46,6 +49,19 @@ pub(crate) trait Journal {
 
     /// The error of everything after the first failure.
     fn refusal(&self) -> Self::Error;
+
+    /// Whether writing this takes longer than a sync.
+    fn outlasts_sync(&self, requests: usize, bytes: usize) -> bool;
+
+    /// Gives other threads a moment, the `round`-th in a row; false when more of it costs more
+    /// than it saves.
+    fn pause(&self, round: u32) -> bool;
+
+    /// What waits now, for whoever observes it; called in the order of the changes.
+    fn backlog_is(&self, _backlog: Backlog) {}
+
+    /// A caller has to wait for room.
+    fn stalled(&self) {}
 }
 
 /// Told once how a write ended.
@@ -99,13 +115,18 @@ pub struct CommitStats {
     pub stalls: u64,
 }
 
+/// Enough to be worth a write of their own before all are there whom the committer waits for.
+const WRITES_AT_ONCE_MIN: usize = 16;
+
 pub(crate) struct Queue<J: Journal> {
     journal: J,
     limits: Limits,
     state: Mutex<State<J>>,
-    to_write: Condvar,
-    to_sync: Condvar,
+    to_commit: Condvar,
+    to_overlap: Condvar,
     room: Condvar,
+    /// The last ticket given to a queued write: to be watched without the lock.
+    submitted: AtomicU64,
     /// Everything up to this ticket has been written.
     written: AtomicU64,
     /// Everything up to this ticket is durable.
@@ -117,6 +138,11 @@ struct State<J: Journal> {
     /// Written, in the order of tickets, and not yet acknowledged.
     unacknowledged: VecDeque<Accepted<J>>,
     queued_bytes: usize,
+    /// Written since the last sync began, by the committer.
+    unsynced_bytes: usize,
+    /// How many the committer has acknowledged at last, and the last ticket given before: they
+    /// come back, in all likelihood.
+    acknowledged: (u64, u64),
     /// Of everything accepted, and of room given to submitters that are about to enqueue.
     backlog: Backlog,
     last_ticket: u64,
@@ -142,6 +168,8 @@ impl<J: Journal> State<J> {
             queued: VecDeque::new(),
             unacknowledged: VecDeque::new(),
             queued_bytes: 0,
+            unsynced_bytes: 0,
+            acknowledged: (0, 0),
             backlog: Backlog::default(),
             last_ticket: 0,
             writing: false,
@@ -238,9 +266,10 @@ impl<J: Journal> Queue<J> {
             journal,
             limits,
             state: Mutex::new(State::new()),
-            to_write: Condvar::new(),
-            to_sync: Condvar::new(),
+            to_commit: Condvar::new(),
+            to_overlap: Condvar::new(),
             room: Condvar::new(),
+            submitted: AtomicU64::new(0),
             written: AtomicU64::new(0),
             durable: AtomicU64::new(0),
         }
@@ -279,7 +308,9 @@ impl<J: Journal> Queue<J> {
         let answer = Arc::new(Answer::new());
         let theirs = Arc::clone(&answer);
         let ticket = state.push(request, Box::new(move |result| theirs.set(result)));
-        self.wake_writer(&state);
+        self.submitted.store(ticket, Ordering::Release);
+        self.journal.backlog_is(state.backlog);
+        self.wake(&state);
         drop(state);
         answer.wait().map(|()| ticket)
     }
@@ -293,7 +324,7 @@ impl<J: Journal> Queue<J> {
     }
 
     /// Accepts a write that room has been reserved for; `done` is told of its end, in the
-    /// order of tickets. Does no I/O: [`Queue::advance`] follows.
+    /// order of tickets.
     pub(crate) fn enqueue(
         &self,
         request: Request<J>,
@@ -304,58 +335,41 @@ impl<J: Journal> Queue<J> {
             state.backlog.bytes -= request.bytes;
             return Err(refusal);
         }
-        Ok(state.push(request, done))
-    }
-
-    /// Sees to it that what was enqueued goes on: the caller writes it itself when nothing is
-    /// under way, which leaves one hand-off, to the syncer.
-    pub(crate) fn advance(&self) {
-        let state = self.state.lock();
-        if state.can_write() && state.is_quiet() {
-            drop(self.write_queued(state));
-        } else {
-            self.wake_writer(&state);
-        }
+        let ticket = state.push(request, done);
+        self.submitted.store(ticket, Ordering::Release);
+        self.journal.backlog_is(state.backlog);
+        self.wake(&state);
+        Ok(ticket)
     }
 
     /// Lets the two threads end once everything accepted has been answered.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        self.to_write.notify_all();
-        self.to_sync.notify_all();
+        self.to_overlap.notify_all();
+        self.to_commit.notify_all();
     }
 
-    /// The writer's thread, until the queue is closed.
-    pub(crate) fn run_writer(&self) {
-        let mut state = self.state.lock();
-        loop {
-            if state.can_write() {
-                state = self.write_queued(state);
-            } else if state.closed && (state.failed || state.queued.is_empty()) {
-                return;
-            } else {
-                self.to_write.wait(&mut state);
-            }
-        }
-    }
-
-    /// The syncer's thread, until the queue is closed and everything answered.
+    /// The committer's thread, until the queue is closed and everything answered.
     ///
     /// # Errors
     /// Of the last sync, which covers what nobody asked to have synced.
-    pub(crate) fn run_syncer(&self) -> Result<(), J::Error> {
+    pub(crate) fn run_committer(&self) -> Result<(), J::Error> {
         let mut state = self.state.lock();
         loop {
             let answered = state.take_answered(self.durable());
             if !answered.is_empty() {
                 state = self.acknowledge(state, answered);
-            } else if state.wants_sync(self.durable()) {
+            } else if self.has_work(&state) && !self.is_company_complete(&state) {
+                state = self.gather(state);
+            } else if self.may_write(&state) {
+                state = self.write_queued(state);
+            } else if self.may_sync(&state) {
                 state = self.sync_written(state);
             } else if state.closed && state.queued.is_empty() && state.is_quiet() {
                 break;
             } else {
-                self.to_sync.wait(&mut state);
+                self.to_commit.wait(&mut state);
             }
         }
         if state.failed || !self.is_dirty() {
@@ -363,6 +377,66 @@ impl<J: Journal> Queue<J> {
         }
         drop(state);
         self.journal.sync()
+    }
+
+    /// The thread that writes beside a sync, until the queue is closed.
+    pub(crate) fn run_overlap(&self) {
+        let mut state = self.state.lock();
+        while !state.closed {
+            if self.overlaps(&state) {
+                state = self.write_queued(state);
+            } else {
+                self.to_overlap.wait(&mut state);
+            }
+        }
+    }
+
+    /// Whether the committer may write; while there is something to sync, no more than fits
+    /// into one write.
+    fn may_write(&self, state: &State<J>) -> bool {
+        let full = state.unsynced_bytes >= self.limits.merge_bytes_max;
+        state.can_write() && !state.syncing && !(full && state.wants_sync(self.durable()))
+    }
+
+    fn may_sync(&self, state: &State<J>) -> bool {
+        state.wants_sync(self.durable()) && !state.writing
+    }
+
+    fn has_work(&self, state: &State<J>) -> bool {
+        self.may_write(state) || self.may_sync(state)
+    }
+
+    fn overlaps(&self, state: &State<J>) -> bool {
+        let (requests, bytes) = (state.queued.len(), state.queued_bytes);
+        state.syncing && state.can_write() && self.journal.outlasts_sync(requests, bytes)
+    }
+
+    /// Whether those who were acknowledged at last have submitted again, or enough of them to
+    /// begin to write.
+    fn is_company_complete(&self, state: &State<J>) -> bool {
+        let (count, since) = state.acknowledged;
+        let enough = state.queued.len() >= WRITES_AT_ONCE_MIN && self.may_write(state);
+        state.last_ticket - since >= count || enough || state.failed || state.closed
+    }
+
+    /// Waits a moment for those who were acknowledged at last: a sync that begins without them
+    /// makes them wait for two.
+    fn gather<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {
+        let seen = state.last_ticket;
+        drop(state);
+        let mut round = 0;
+        while self.submitted.load(Ordering::Acquire) == seen {
+            if !self.journal.pause(round) {
+                state = self.state.lock();
+                if state.last_ticket == seen {
+                    // They do not come.
+                    state.acknowledged = (0, 0);
+                }
+                return state;
+            }
+            round += 1;
+        }
+        self.state.lock()
     }
 
     fn check(&self, state: &State<J>) -> Result<(), J::Error> {
@@ -383,6 +457,7 @@ impl<J: Journal> Queue<J> {
         };
         if !fits(state.backlog) {
             state.stats.stalls += 1;
+            self.journal.stalled();
         }
         while !fits(state.backlog) && !state.failed {
             self.room.wait(&mut state);
@@ -392,17 +467,16 @@ impl<J: Journal> Queue<J> {
         Ok(state)
     }
 
-    fn wake_writer(&self, state: &State<J>) {
-        if state.can_write() {
-            self.to_write.notify_one();
+    /// Sees to it that somebody takes what is there to be done. Only then: a wake-up costs
+    /// more than a write.
+    fn wake(&self, state: &State<J>) {
+        let answers = !state.unacknowledged.is_empty() || (state.failed && !state.writing);
+        let writes = state.can_write() && !state.syncing;
+        if answers || writes || state.closed {
+            self.to_commit.notify_one();
         }
-    }
-
-    /// Only when there is something for it: a wake-up costs more than a write.
-    fn wake_syncer(&self, state: &State<J>) {
-        let fails = state.failed && !state.queued.is_empty();
-        if !state.unacknowledged.is_empty() || fails || state.closed {
-            self.to_sync.notify_one();
+        if self.overlaps(state) {
+            self.to_overlap.notify_one();
         }
     }
 
@@ -415,6 +489,7 @@ impl<J: Journal> Queue<J> {
         let ticket = state.next_ticket();
         state.writing = true;
         state.stats.inline += 1;
+        self.submitted.store(ticket, Ordering::Release);
         drop(state);
         let written = match request.changes {
             Some(changes) => self.journal.write(vec![changes]),
@@ -435,7 +510,7 @@ impl<J: Journal> Queue<J> {
         Ok(ticket)
     }
 
-    /// Writes the next requests as one, then leaves them to the syncer.
+    /// Writes the next requests as one, then leaves them to the committer.
     fn write_queued<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {
         let mut batch = state.take_batch(self.limits.merge_bytes_max);
         state.writing = true;
@@ -450,6 +525,7 @@ impl<J: Journal> Queue<J> {
             self.journal.write(changes)
         };
         let ticket = batch.back().map_or(0, |last| last.ticket);
+        let bytes = batch.iter().map(|a| a.request.bytes).sum::<usize>();
         let mut state = self.state.lock();
         state.writing = false;
         if let Err(cause) = self.end_write(&mut state, ticket, written)
@@ -458,13 +534,15 @@ impl<J: Journal> Queue<J> {
             first.cause = Some(cause);
         }
         state.unacknowledged.append(&mut batch);
-        self.wake_syncer(&state);
+        state.unsynced_bytes += bytes;
+        self.wake(&state);
         state
     }
 
     /// Syncs everything that is written by now.
     fn sync_written<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {
         state.syncing = true;
+        state.unsynced_bytes = 0;
         let covered = self.written.load(Ordering::Acquire);
         drop(state);
         let synced = self.journal.sync();
@@ -487,7 +565,7 @@ impl<J: Journal> Queue<J> {
         match written {
             Ok(()) => {
                 self.written.store(ticket, Ordering::Release);
-                self.wake_writer(state);
+                self.wake(state);
             }
             Err(_) => self.fail(state),
         }
@@ -502,23 +580,21 @@ impl<J: Journal> Queue<J> {
     ) -> Result<(), J::Error> {
         state.syncing = false;
         state.stats.syncs += 1;
-        // What was written meanwhile waits for the next one.
-        self.wake_syncer(state);
         match synced {
             Ok(()) => {
                 self.durable.fetch_max(covered, Ordering::AcqRel);
+                self.wake(state);
             }
             Err(_) => self.fail(state),
         }
         synced
     }
 
-    /// From here on everything is refused; the syncer tells everyone who waits.
+    /// From here on everything is refused; the committer tells everyone who waits.
     fn fail(&self, state: &mut State<J>) {
         state.failed = true;
-        self.wake_syncer(state);
+        self.wake(state);
         self.room.notify_all();
-        self.to_write.notify_one();
     }
 
     fn acknowledge<'a>(
@@ -528,8 +604,10 @@ impl<J: Journal> Queue<J> {
     ) -> MutexGuard<'a, State<J>> {
         let failed = state.failed;
         state.acknowledging = true;
+        state.acknowledged = (answered.len() as u64, state.last_ticket);
         state.backlog.writes -= answered.len();
         state.backlog.bytes -= answered.iter().map(|a| a.request.bytes).sum::<usize>();
+        self.journal.backlog_is(state.backlog);
         self.room.notify_all();
         drop(state);
         for accepted in answered {

@@ -45,8 +45,12 @@
 //! [`ReopenAfterEveryStep`] to run the same checks with nothing surviving in memory, and
 //! give the macro a list of [`Deviation`]s for a store that is known to break some rules.
 //!
-//! Rules that bind drivers or asynchronous paths (6, 7, 8, 16, 17, 19) have no check here.
+//! A store that persists or reads beside raft's thread is bound by more rules (6, 7, 8, 16 and
+//! 19): implement [`AsyncStoreUnderTest`] too, and see
+//! [`async_conformance_tests!`](crate::async_conformance_tests). Rule 17 binds drivers alone and
+//! has no check.
 
+mod asynchronous;
 mod case;
 mod catalogue;
 mod compaction;
@@ -62,6 +66,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 
+pub use asynchronous::{
+    ASYNC_RULES, AsyncStoreUnderTest, OnDurable, OnFetched, async_checks, verify_async,
+};
 pub use catalogue::{RULES, Rule, checks};
 
 /// Why a store refused an operation, in its own words.
@@ -340,9 +347,7 @@ pub struct Deviation {
 /// # Panics
 /// The check fails, or no check has that name.
 pub fn verify<S: StoreUnderTest>(name: &str) {
-    if let Err(failure) = find::<S>(name).run() {
-        panic!("{failure}");
-    }
+    judge(&checks::<S>(), name, &[]);
 }
 
 /// Runs the check called `name` on a store with known deviations: a check that stands in
@@ -352,7 +357,14 @@ pub fn verify<S: StoreUnderTest>(name: &str) {
 /// The check fails and should not, passes and should not, fails otherwise than described,
 /// or no check has that name.
 pub fn verify_deviating<S: StoreUnderTest>(name: &str, deviations: &[Deviation]) {
-    let outcome = find::<S>(name).run();
+    judge(&checks::<S>(), name, deviations);
+}
+
+fn judge(checks: &[Check], name: &str, deviations: &[Deviation]) {
+    let Some(check) = checks.iter().find(|check| check.name == name) else {
+        panic!("there is no conformance check called {name}");
+    };
+    let outcome = check.run();
     let known = deviations.iter().find(|known| known.check == name);
     match (outcome, known) {
         (Ok(()), None) => {}
@@ -366,13 +378,6 @@ pub fn verify_deviating<S: StoreUnderTest>(name: &str, deviations: &[Deviation])
             "{name} is a known deviation, but fails otherwise than {:?}:\n{failure}",
             known.shows
         ),
-    }
-}
-
-fn find<S: StoreUnderTest>(name: &str) -> Check {
-    match checks::<S>().into_iter().find(|check| check.name == name) {
-        Some(check) => check,
-        None => panic!("there is no conformance check called {name}"),
     }
 }
 
@@ -423,6 +428,14 @@ macro_rules! __conformance_rows {
                     stringify!($name),
                     $deviations,
                 );
+            }
+        )+
+    };
+    (@async_tests $adapter:ty; $($name:ident, $rule:literal, $reason:literal;)+) => {
+        $(
+            #[test]
+            fn $name() {
+                $crate::testing::conformance::verify_async::<$adapter>(stringify!($name));
             }
         )+
     };

@@ -147,6 +147,14 @@ pub struct Data {
 pub struct Faulty(Data);
 
 impl Data {
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
     fn first(&self) -> u64 {
         self.truncated.0 + 1
     }
@@ -157,7 +165,7 @@ impl Data {
             .map_or(0, |snapshot| snapshot.get_metadata().index)
     }
 
-    fn append(&mut self, entries: &[Entry]) -> Step {
+    pub fn append(&mut self, entries: &[Entry]) -> Step {
         let Some(first) = entries.first().map(|entry| entry.index) else {
             if has(Fault::EmptyAppendTruncates) {
                 self.keys.pop_last();
@@ -214,7 +222,7 @@ impl Data {
         Ok(())
     }
 
-    fn set_hard_state(&mut self, new: &HardState) -> Step {
+    pub fn set_hard_state(&mut self, new: &HardState) -> Step {
         let commit = self.hard_state.commit;
         self.hard_state = new.clone();
         if !has(Fault::CommitGoesBack) {
@@ -223,7 +231,7 @@ impl Data {
         self.set_commit(new.commit)
     }
 
-    fn set_commit(&mut self, commit: u64) -> Step {
+    pub fn set_commit(&mut self, commit: u64) -> Step {
         if commit > self.last && !has(Fault::CommitIsUnchecked) {
             return Err(format!("commit {commit} with last {}", self.last).into());
         }
@@ -235,7 +243,7 @@ impl Data {
         Ok(())
     }
 
-    fn set_applied(&mut self, applied: u64) -> Step {
+    pub fn set_applied(&mut self, applied: u64) -> Step {
         if applied > self.last && !has(Fault::AppliedIsUnchecked) {
             return Err(format!("applied {applied} with last {}", self.last).into());
         }
@@ -252,7 +260,7 @@ impl Data {
         Ok(())
     }
 
-    fn set_conf_state(&mut self, conf_state: &ConfState, applied: u64) -> Step {
+    pub fn set_conf_state(&mut self, conf_state: &ConfState, applied: u64) -> Step {
         let before = self.applied;
         self.set_applied(applied)?;
         if has(Fault::ConfStateForgetsItsIndex) {
@@ -266,7 +274,7 @@ impl Data {
         Ok(())
     }
 
-    fn install(&mut self, snapshot: &Snapshot) -> Step {
+    pub fn install(&mut self, snapshot: &Snapshot) -> Step {
         let metadata = snapshot.get_metadata();
         let (index, term) = (metadata.index, metadata.term);
         let commit = self.hard_state.commit;
@@ -321,7 +329,7 @@ impl Data {
         Ok(())
     }
 
-    fn write(&mut self, write: &ReadyWrite) -> Step {
+    pub fn write(&mut self, write: &ReadyWrite) -> Step {
         if has(Fault::HardStateComesBeforeTheSnapshot)
             && let Some(hard_state) = &write.hard_state
         {
@@ -349,7 +357,7 @@ impl Data {
         Ok(())
     }
 
-    fn create_snapshot(&mut self, index: u64, conf_state: &ConfState, data: &[u8]) -> Step {
+    pub fn create_snapshot(&mut self, index: u64, conf_state: &ConfState, data: &[u8]) -> Step {
         let old = index < self.snapshot_index() && !has(Fault::OldSnapshotsWin);
         let compacted = index < self.truncated.0.max(1);
         let beyond = index > self.last && !has(Fault::SnapshotsBeyondTheLogAreTaken);
@@ -380,7 +388,7 @@ impl Data {
         Ok(())
     }
 
-    fn compact(&mut self, to: u64) -> Step {
+    pub fn compact(&mut self, to: u64) -> Step {
         if to <= self.first() {
             if has(Fault::CompactsBackwards) && to > 0 {
                 self.truncated.0 = to - 1;

@@ -6,12 +6,17 @@
 #![allow(clippy::expect_used, reason = "a test stops at what it did not expect")]
 
 mod faulty;
+mod faulty_async;
 mod memory;
 mod rocks;
 #[path = "../common/scratch.rs"]
 mod scratch;
 
-use raft_rocks::testing::conformance::{RULES, ReopenAfterEveryStep, checks};
+use std::fmt::Debug;
+
+use raft_rocks::testing::conformance::{
+    ASYNC_RULES, Check, RULES, ReopenAfterEveryStep, Rule, async_checks, checks,
+};
 
 raft_rocks::conformance_tests!(rocks_storage, crate::rocks::Rocks);
 raft_rocks::conformance_tests!(
@@ -23,11 +28,22 @@ raft_rocks::conformance_tests!(
     crate::memory::Memory,
     deviations = crate::memory::DEVIATIONS
 );
+raft_rocks::async_conformance_tests!(rocks_storage_asynchronously, crate::rocks::Rocks);
 
 #[test]
 fn every_rule_has_a_check_and_every_check_is_named_after_its_rule() {
-    let checks = checks::<crate::memory::Memory>();
-    for rule in RULES {
+    check_names(RULES, &checks::<crate::memory::Memory>());
+    check_names(ASYNC_RULES, &async_checks::<crate::rocks::Rocks>());
+    let numbers = |rules: &[Rule]| rules.iter().map(|rule| rule.number).collect::<Vec<_>>();
+    assert_eq!(
+        numbers(RULES),
+        [1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14, 15, 18, 20]
+    );
+    assert_eq!(numbers(ASYNC_RULES), [6, 7, 8, 16, 19]);
+}
+
+fn check_names(rules: &[Rule], checks: &[Check]) {
+    for rule in rules {
         let prefix = format!("rule_{:02}_", rule.number);
         let named = checks
             .iter()
@@ -46,27 +62,41 @@ fn every_rule_has_a_check_and_every_check_is_named_after_its_rule() {
             rule.number
         );
     }
-    let numbers: Vec<u32> = RULES.iter().map(|rule| rule.number).collect();
-    assert_eq!(numbers, [1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14, 15, 18, 20]);
 }
 
 #[test]
 fn every_check_can_fail() {
     use faulty::{Fault, Faulty, NOTICED_BY, break_rule};
 
-    break_rule(Fault::None);
-    let checks = checks::<Faulty>();
-    for check in &checks {
+    check_faults(&checks::<Faulty>(), Fault::None, NOTICED_BY, break_rule);
+}
+
+#[test]
+fn every_asynchronous_check_can_fail() {
+    use faulty_async::{Fault, FaultyAsync, NOTICED_BY, break_rule};
+
+    let checks = async_checks::<FaultyAsync>();
+    check_faults(&checks, Fault::None, NOTICED_BY, break_rule);
+}
+
+fn check_faults<F: Copy + Debug>(
+    checks: &[Check],
+    none: F,
+    noticed_by: &[(F, &[&str])],
+    break_rule: fn(F),
+) {
+    break_rule(none);
+    for check in checks {
         check.run().expect("the sound store keeps every rule");
         assert!(
-            NOTICED_BY
+            noticed_by
                 .iter()
                 .any(|(_, names)| names.contains(&check.name())),
             "no fault shows that {} can fail",
             check.name()
         );
     }
-    for (fault, names) in NOTICED_BY {
+    for (fault, names) in noticed_by {
         break_rule(*fault);
         for name in *names {
             let check = checks.iter().find(|check| check.name() == *name);

@@ -95,6 +95,7 @@ const BARS: [Bar; 24] = [
 ];
 
 const SYSTEM: &str = "raft-rocks";
+const SYSTEM_RECYCLED: &str = "raft-rocks-recycled";
 
 /// A bar and what was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -125,9 +126,14 @@ impl Bar {
                 Figure::Value => outcome.value,
             }
         };
+        let system = if self.only == RECYCLED {
+            SYSTEM_RECYCLED
+        } else {
+            SYSTEM
+        };
         let measured = match self.against {
-            None => of(SYSTEM),
-            Some(other) => of(SYSTEM)
+            None => of(system),
+            Some(other) => of(system)
                 .zip(of(other))
                 .map(|(ours, theirs)| ours / theirs),
         };

@@ -31,7 +31,9 @@ impl Model {
             (System::RaftRocksThreads | System::RaftEngineWriterThreads, 1) => None,
             (System::RawAppend | System::RawOverwrite, 2..) => None,
             (System::MemStorage, _) => None,
-            (System::RaftRocks | System::RaftEngineWriter, 2..) => Some(Model::Poller),
+            (System::RaftRocks | System::RaftRocksRecycled | System::RaftEngineWriter, 2..) => {
+                Some(Model::Poller)
+            }
             _ => Some(Model::Threads),
         }
     }

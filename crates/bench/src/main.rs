@@ -26,6 +26,11 @@ use clap::Parser as _;
 
 use crate::args::{Cli, Command};
 
+/// As in TiKV: what one thread allocates another frees, in every contender that has a writer
+/// thread, and glibc's allocator lets them wait for each other.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(args) => scenarios::compare(&args),

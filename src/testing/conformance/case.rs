@@ -103,7 +103,7 @@ pub(super) enum Beyond {
 
 /// Everything that raft-rs and a restart can read from a store.
 #[derive(PartialEq)]
-struct Observed {
+pub(super) struct Observed {
     bounds: (u64, u64),
     terms: Vec<u64>,
     entries: Vec<Entry>,
@@ -134,7 +134,7 @@ impl fmt::Display for Observed {
 
 /// A store under test, with every answer either checked or turned into a [`Failure`].
 pub(super) struct Case<S> {
-    store: S,
+    pub(super) store: S,
 }
 
 impl<S: StoreUnderTest> Case<S> {
@@ -275,7 +275,7 @@ impl<S: StoreUnderTest> Case<S> {
         })
     }
 
-    fn observe(&self) -> Checked<Observed> {
+    pub(super) fn observe(&self) -> Checked<Observed> {
         let (first, last) = (self.first_index()?, self.last_index()?);
         let state = self.initial_state()?;
         Ok(Observed {
@@ -298,7 +298,7 @@ impl<S: StoreUnderTest> Case<S> {
         })
     }
 
-    fn storage(&self) -> &S::Storage {
+    pub(super) fn storage(&self) -> &S::Storage {
         self.store.storage()
     }
 
@@ -529,7 +529,7 @@ pub(super) fn expect_entries(found: &[Entry], expected: &[Entry]) -> Checked {
 }
 
 /// The entries as `index@term`, long stretches shortened.
-fn show(entries: &[Entry]) -> String {
+pub(super) fn show(entries: &[Entry]) -> String {
     let name = |entry: &Entry| format!("{}@{}", entry.index, entry.term);
     match entries {
         [] => "none".to_string(),
@@ -575,7 +575,7 @@ fn show_metadata(metadata: &SnapshotMetadata) -> String {
     format!("{}@{} with {conf_state}", metadata.index, metadata.term)
 }
 
-fn beyond_of(error: &raft::Error) -> Option<Beyond> {
+pub(super) fn beyond_of(error: &raft::Error) -> Option<Beyond> {
     match error {
         raft::Error::Store(StorageError::Compacted) => Some(Beyond::Compacted),
         raft::Error::Store(StorageError::Unavailable) => Some(Beyond::Unavailable),
@@ -583,10 +583,10 @@ fn beyond_of(error: &raft::Error) -> Option<Beyond> {
     }
 }
 
-fn must(what: &str, outcome: Step) -> Checked {
+pub(super) fn must(what: &str, outcome: Step) -> Checked {
     outcome.map_err(|error| said(what, &error))
 }
 
-fn said(what: &str, error: &dyn std::fmt::Display) -> Failure {
+pub(super) fn said(what: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(format!("{what} answered an error: {error}"))
 }

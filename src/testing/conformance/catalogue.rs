@@ -7,16 +7,16 @@ use super::states::*;
 use super::terms::*;
 use super::{Check, StoreUnderTest};
 
-/// A rule that raft-rs 0.7 imposes on its storage.
+/// A rule that raft-rs 0.7 imposes on its storage; `docs/testing.md` has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Its number; the numbers left out bind drivers or asynchronous paths.
+    /// Its number.
     pub number: u32,
     /// The rule in one sentence.
     pub title: &'static str,
 }
 
-/// The rules that have checks, in order.
+/// The rules that bind every store, in order.
 pub const RULES: &[Rule] = &[
     Rule {
         number: 1,

@@ -34,8 +34,9 @@ pub fn budget_bytes() -> u64 {
 
 impl RaftRocks {
     /// Opens the store in `dir` with all its groups, each verified in full.
-    pub fn open(dir: &Path, setup: Setup) -> Result<Self> {
+    pub fn open(dir: &Path, setup: Setup, recycle_wal: bool) -> Result<Self> {
         let mut options = Options::default();
+        options.recycle_wal = recycle_wal;
         if !setup.synced {
             options.fsync = FsyncPolicy::Never;
         }
