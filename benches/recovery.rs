@@ -57,13 +57,21 @@ fn open(dir: &Path, verify: VerifyOnOpen) -> RaftMachineStorage {
 /// A copy of a store that is closed.
 fn copy(dir: &Path) -> TempDir {
     let target = support::new_dir();
-    for file in fs::read_dir(dir).unwrap() {
+    copy_all(dir, target.path());
+    target
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();
-        if file.file_type().unwrap().is_file() {
-            fs::copy(file.path(), target.path().join(file.file_name())).unwrap();
+        let target = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy_all(&file.path(), &target);
+        } else {
+            fs::copy(file.path(), target).unwrap();
         }
     }
-    target
 }
 
 fn recovery(criterion: &mut Criterion) {

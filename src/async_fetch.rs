@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Weak};
@@ -40,7 +41,7 @@ impl Fetcher {
         let (jobs, work) = mpsc::channel::<Option<Job>>();
         let thread = thread::Builder::new()
             .name("raft-rocks-fetch".to_owned())
-            .spawn(move || work.iter().map_while(|job| job).for_each(|job| job()))
+            .spawn(move || work.iter().map_while(|job| job).for_each(guarded))
             .map_err(|e| Error::io("start a thread of", Path::new("the fetcher"), e))?;
         Ok(Fetcher {
             jobs,
@@ -65,6 +66,13 @@ impl Drop for Fetcher {
         {
             log::error!("the fetching thread panicked");
         }
+    }
+}
+
+/// A panic of one group's notifier is not to end the fetches of all.
+fn guarded(job: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(job)).is_err() {
+        log::error!("an on_fetched callback panicked; its context is lost");
     }
 }
 
@@ -190,7 +198,7 @@ impl Fetches {
         slot.takers = askers.len();
         drop(slots);
         for asker in askers {
-            (self.on_fetched)(asker.context);
+            guarded(|| (self.on_fetched)(asker.context));
         }
     }
 }

@@ -33,9 +33,9 @@ pub(crate) mod sync {
 /// takes about as long to write as a sync does.
 const MERGE_BYTES_MAX: usize = 1 << 20;
 
-/// The committer waits for those it has just acknowledged as long as they keep coming, and for
-/// the next of them no longer than this part of a sync: what a missed batch costs is a sync.
-const SYNC_TO_WAIT: u64 = 4;
+/// The committer waits for those it has just acknowledged no longer than this part of a sync,
+/// all waits since then together: what is waited for in vain costs that much.
+const SYNC_TO_WAIT: u64 = 2;
 
 /// What a queued write costs beyond its changes.
 const WRITE_OVERHEAD_BYTES: usize = 256;
@@ -250,7 +250,11 @@ impl GroupCommit {
 
 impl Drop for GroupCommit {
     fn drop(&mut self) {
-        self.ticker = None;
+        // On the committer's own thread: the ticker may wait for it.
+        let is_committer = is_current(&self.committer);
+        if let Some(ticker) = self.ticker.take() {
+            ticker.stop(!is_committer);
+        }
         self.queue.close();
         for thread in [self.overlap.take(), self.committer.take()] {
             // A callback may have held the last handle: its own thread ends by itself.
@@ -312,7 +316,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<thread::Join
         .map_err(|e| Error::io("start a thread of", Path::new("the group commit"), e))
 }
 
-/// The background thread of [`FsyncPolicy::Interval`]. Stopped and joined when dropped.
+/// The background thread of [`FsyncPolicy::Interval`].
 struct Ticker {
     stop: Arc<(sync::Mutex<bool>, sync::Condvar)>,
     thread: Option<thread::JoinHandle<()>>,
@@ -332,11 +336,12 @@ impl Ticker {
     }
 }
 
-impl Drop for Ticker {
-    fn drop(&mut self) {
+impl Ticker {
+    /// Ends the thread, and waits for that unless it is told not to.
+    fn stop(mut self, wait: bool) {
         *self.stop.0.lock() = true;
         self.stop.1.notify_all();
-        if let Some(thread) = self.thread.take()
+        if let Some(thread) = self.thread.take().filter(|_| wait)
             && thread.join().is_err()
         {
             log::error!("the ticking thread panicked");
@@ -349,9 +354,16 @@ fn sync_every(
     stop: &(sync::Mutex<bool>, sync::Condvar),
     queue: &Weak<Queue<Log>>,
 ) {
-    let mut stopped = stop.0.lock();
-    while !*stopped {
-        let _ = stop.1.wait_for(&mut stopped, interval);
+    loop {
+        let mut stopped = stop.0.lock();
+        if !*stopped {
+            let _ = stop.1.wait_for(&mut stopped, interval);
+        }
+        if *stopped {
+            return;
+        }
+        // Whoever stops this thread must not wait for a sync to do so.
+        drop(stopped);
         let Some(queue) = queue.upgrade() else { return };
         if queue.is_dirty() && queue.commit(request(None, true)).is_err() {
             // Poisoned: whoever writes next is told.

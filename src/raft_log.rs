@@ -52,44 +52,65 @@ struct Memory {
     state: GroupState,
     cache: EntryCache,
     persisted: Persisted,
-    /// Submitted and not yet acknowledged, in order.
-    pending: VecDeque<Pending>,
+    pending: Pending,
 }
 
-impl Memory {
+/// What has been submitted and not yet acknowledged.
+#[derive(Default)]
+struct Pending {
+    /// Of each write, in order, the snapshot file that goes once the record that replaces it is
+    /// durable.
+    replaced: VecDeque<Option<SnapshotFile>>,
+    /// (number of the write, what it has changed from where), for writes that no later one
+    /// undercuts: numbers and indexes both grow, so the first is the lowest.
+    changed: VecDeque<(u64, u64)>,
+    acknowledged: u64,
+}
+
+impl Pending {
     /// The first index that only memory answers for.
     fn pinned_from(&self) -> u64 {
-        let changed = self.pending.iter().map(|pending| pending.changed_from);
-        changed.min().unwrap_or(u64::MAX)
+        self.changed.front().map_or(u64::MAX, |changed| changed.1)
     }
-}
 
-/// A submitted write, until it is acknowledged.
-struct Pending {
-    /// What it has changed: nothing on disk answers for that yet.
-    changed_from: u64,
-    /// The snapshot file that goes once the record that replaces it is durable.
-    replaced: Option<SnapshotFile>,
-}
-
-impl Default for Pending {
-    fn default() -> Self {
-        Pending {
-            changed_from: u64::MAX,
-            replaced: None,
+    /// A write that changes the log from `changed_from` on; `u64::MAX` for none of it.
+    fn push(&mut self, changed_from: u64) {
+        while self
+            .changed
+            .back()
+            .is_some_and(|last| last.1 >= changed_from)
+        {
+            self.changed.pop_back();
         }
+        let number = self.acknowledged + self.replaced.len() as u64;
+        self.changed.push_back((number, changed_from));
+        self.replaced.push_back(None);
+    }
+
+    /// The oldest is acknowledged; returns the file that goes with it.
+    fn pop(&mut self) -> Option<SnapshotFile> {
+        let replaced = self.replaced.pop_front()?;
+        if self
+            .changed
+            .front()
+            .is_some_and(|first| first.0 == self.acknowledged)
+        {
+            self.changed.pop_front();
+        }
+        self.acknowledged += 1;
+        replaced
     }
 }
 
 /// A submitted write is on disk; runs before its callback.
 fn acknowledge(memory: &RwLock<Memory>, snapshots: &SnapshotDir) {
     let mut memory = memory.write();
-    let acknowledged = memory.pending.pop_front();
-    let pinned = memory.pinned_from();
+    let replaced = memory.pending.pop();
+    let pinned = memory.pending.pinned_from();
     memory.cache.pin(pinned);
     memory.cache.evict();
     drop(memory);
-    if let Some(file) = acknowledged.and_then(|pending| pending.replaced) {
+    if let Some(file) = replaced {
         snapshots.discard(&file);
     }
 }
@@ -163,7 +184,7 @@ impl RaftLog {
             state,
             cache: EntryCache::new(0),
             persisted: Persisted::default(),
-            pending: VecDeque::new(),
+            pending: Pending::default(),
         };
         Ok(RaftLog {
             db,
@@ -212,11 +233,8 @@ impl RaftLog {
         let _writer = self.writer.lock();
         let staged = self.stage(write)?;
         if staged.is_empty {
-            // Nothing to write, but perhaps something to wait for.
-            return match staged.sync {
-                Sync::No => Ok(()),
-                sync => self.commits.barrier(sync),
-            };
+            // Nothing to write, but what makes it nothing may be submitted and not yet durable.
+            return self.commits.barrier(staged.sync);
         }
         let changes = Arc::clone(&staged.changes);
         let committed = self.commits.commit(changes, staged.sync)?;
@@ -256,18 +274,21 @@ impl RaftLog {
             }
             on_durable(result);
         })?;
-        let mut pending = Pending::default();
-        if !staged.is_empty {
-            pending.changed_from = staged.kept_last.saturating_add(1);
-            let pinned = memory.pinned_from().min(pending.changed_from);
-            memory.cache.pin(pinned);
-            let committed = Committed {
-                ticket,
-                durable: false,
-            };
-            pending.replaced = self.take_into(&mut memory, staged, committed);
+        if staged.is_empty {
+            memory.pending.push(u64::MAX);
+            return Ok(());
         }
-        memory.pending.push_back(pending);
+        memory.pending.push(staged.kept_last.saturating_add(1));
+        let pinned = memory.pending.pinned_from();
+        memory.cache.pin(pinned);
+        let committed = Committed {
+            ticket,
+            durable: false,
+        };
+        let replaced = self.take_into(&mut memory, staged, committed);
+        if let Some(newest) = memory.pending.replaced.back_mut() {
+            *newest = replaced;
+        }
         Ok(())
     }
 

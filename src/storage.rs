@@ -118,6 +118,7 @@ impl RaftStore {
     /// [`Error::Corruption`]: the group's records contradict each other or their checksums.
     /// [`Error::Rocks`], [`Error::Io`]: reading failed.
     pub fn group(&self, id: u64) -> Result<RaftMachineStorage> {
+        self.inner.commits.check_thread()?;
         let mut groups = self.inner.groups.lock();
         if let Some(group) = groups.get(&id) {
             return Ok(RaftMachineStorage {
@@ -166,6 +167,7 @@ impl RaftStore {
     /// # Errors
     /// [`Error::Rocks`], [`Error::Poisoned`]: whether it is gone is known after reopening.
     pub fn destroy_group(&self, id: u64) -> Result<()> {
+        self.inner.commits.check_thread()?;
         let mut groups = self.inner.groups.lock();
         match groups.get(&id) {
             Some(group) => group.log.destroy()?,

@@ -116,6 +116,24 @@ fn a_fetch_that_fails_is_reported_and_the_read_tells_why() {
     assert!(error.to_string().contains("damaged"), "{error}");
 }
 
+/// The panic once ended the thread that reads for all groups: nobody's answer came any more.
+#[test]
+fn a_notifier_that_panics_stops_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = cold(dir.path(), 20);
+    let other = storage.store().group(1).unwrap();
+    other.append(&entries(1..9, 1)).unwrap();
+    let (told, fetched) = mpsc::channel();
+    let notify = Arc::new(move |context| told.send(context).unwrap_or_default());
+    other.set_async_fetch(Some(notify)).unwrap();
+    let panics = Arc::new(|_| panic!("on purpose"));
+    storage.set_async_fetch(Some(panics)).unwrap();
+    assert_eq!(ask(&storage, 3, 10), None);
+    assert_eq!(ask(&other, 2, 5), None);
+    fetched.recv().unwrap();
+    assert_eq!(ask(&other, 2, 5), Some(entries(2..5, 1)));
+}
+
 #[test]
 fn more_fetches_than_are_kept_are_read_in_place() {
     let dir = tempfile::tempdir().unwrap();

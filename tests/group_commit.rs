@@ -233,6 +233,30 @@ fn a_write_that_needs_no_sync_waits_for_those_before_it_and_costs_none() {
     assert_eq!(store.commit_stats().syncs - syncs, 1, "nothing to wait for");
 }
 
+/// `set_hard_state` once returned at once when memory had the vote already, which a submitted
+/// write had put there and no sync had covered: the vote could have left before it was durable.
+#[test]
+fn a_blocking_write_that_changes_nothing_waits_for_what_made_it_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), Options::default()).unwrap();
+    let release = hold_up(&storage);
+    let (callback, reports) = report();
+    let vote = hard_state(5, 2, 0);
+    storage.batch().hard_state(&vote).submit(callback).unwrap();
+    let again = thread::spawn({
+        let storage = storage.clone();
+        move || storage.set_hard_state(&hard_state(5, 2, 0))
+    });
+    // Both wait behind the one that is held up.
+    while storage.store().backlog().writes < 2 {
+        assert!(!again.is_finished(), "acknowledged from memory");
+        thread::yield_now();
+    }
+    drop(release);
+    reports.recv().unwrap().unwrap();
+    again.join().unwrap().unwrap();
+}
+
 #[test]
 fn a_blocking_write_of_nothing_that_must_sync_waits_for_what_was_submitted() {
     let dir = tempfile::tempdir().unwrap();
@@ -364,8 +388,11 @@ fn a_callback_cannot_write_which_would_wait_for_itself() {
         let blocking = inside.append(&append).unwrap_err();
         let submitted = inside.batch().entries(&append).submit(|_| {}).unwrap_err();
         let sync = inside.sync().unwrap_err();
+        let opened = inside.store().group(7).unwrap_err();
+        let destroyed = inside.store().destroy_group(7).unwrap_err();
         drop(inside);
-        told.send([blocking, submitted, sync]).unwrap();
+        let refused = [blocking, submitted, sync, opened, destroyed];
+        told.send(refused).unwrap();
     };
     storage.batch().submit(callback).unwrap();
     for error in reports.recv().unwrap() {
@@ -411,10 +438,25 @@ fn the_last_handle_answers_everything_and_frees_the_directory() {
     }
 }
 
+/// Under `Interval` this once waited for ever: the thread that ticks waited for the committer to
+/// acknowledge its sync, and the committer, in the callback, for that thread to end.
 #[test]
 fn a_callback_may_hold_the_last_handle() {
+    for policy in [
+        FsyncPolicy::Always,
+        FsyncPolicy::Never,
+        FsyncPolicy::Interval(std::time::Duration::from_millis(1)),
+    ] {
+        drop_in_callback(policy);
+    }
+}
+
+fn drop_in_callback(policy: FsyncPolicy) {
     let dir = tempfile::tempdir().unwrap();
-    let storage = RaftMachineStorage::open(dir.path(), Options::default()).unwrap();
+    let mut options = Options::default();
+    options.fsync = policy;
+    let storage = RaftMachineStorage::open(dir.path(), options).unwrap();
+    storage.append(&entries(1..3, 1)).unwrap();
     let (release, released) = mpsc::channel::<()>();
     let (callback, reports) = report();
     let inside = storage.clone();

@@ -140,6 +140,10 @@ struct State<J: Journal> {
     queued_bytes: usize,
     /// Written since the last sync began, by the committer.
     unsynced_bytes: usize,
+    /// Pauses since the committer has acknowledged at last.
+    rounds: u32,
+    /// The ticket of a blocking caller that writes and syncs itself.
+    inline: Option<u64>,
     /// How many the committer has acknowledged at last, and the last ticket given before: they
     /// come back, in all likelihood.
     acknowledged: (u64, u64),
@@ -169,6 +173,8 @@ impl<J: Journal> State<J> {
             unacknowledged: VecDeque::new(),
             queued_bytes: 0,
             unsynced_bytes: 0,
+            rounds: 0,
+            inline: None,
             acknowledged: (0, 0),
             backlog: Backlog::default(),
             last_ticket: 0,
@@ -240,6 +246,10 @@ impl<J: Journal> State<J> {
             self.queued_bytes = 0;
             self.unacknowledged.append(&mut queued);
             return std::mem::take(&mut self.unacknowledged);
+        }
+        if self.inline.is_some() {
+            // It is before all of them.
+            return VecDeque::new();
         }
         let answered =
             |accepted: &Accepted<J>| !accepted.request.sync || accepted.ticket <= durable;
@@ -415,28 +425,34 @@ impl<J: Journal> Queue<J> {
     /// begin to write.
     fn is_company_complete(&self, state: &State<J>) -> bool {
         let (count, since) = state.acknowledged;
+        if state.last_ticket - since >= count || state.failed || state.closed {
+            return true;
+        }
         let enough = state.queued.len() >= WRITES_AT_ONCE_MIN && self.may_write(state);
-        state.last_ticket - since >= count || enough || state.failed || state.closed
+        let full = state.unsynced_bytes >= self.limits.merge_bytes_max;
+        // Without a sync there is nothing to share.
+        let mut waiting = state.unacknowledged.iter().chain(&state.queued);
+        enough || full || !waiting.any(|accepted| accepted.request.sync)
     }
 
     /// Waits a moment for those who were acknowledged at last: a sync that begins without them
     /// makes them wait for two.
     fn gather<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {
         let seen = state.last_ticket;
+        let mut rounds = state.rounds;
         drop(state);
-        let mut round = 0;
-        while self.submitted.load(Ordering::Acquire) == seen {
-            if !self.journal.pause(round) {
-                state = self.state.lock();
-                if state.last_ticket == seen {
-                    // They do not come.
-                    state.acknowledged = (0, 0);
-                }
-                return state;
-            }
-            round += 1;
+        let mut patient = true;
+        while patient && self.submitted.load(Ordering::Acquire) == seen {
+            patient = self.journal.pause(rounds);
+            rounds += 1;
         }
-        self.state.lock()
+        state = self.state.lock();
+        state.rounds = rounds;
+        if !patient {
+            // Whoever has not come by now is not waited for.
+            state.acknowledged = (0, 0);
+        }
+        state
     }
 
     fn check(&self, state: &State<J>) -> Result<(), J::Error> {
@@ -488,6 +504,7 @@ impl<J: Journal> Queue<J> {
     ) -> Result<u64, J::Error> {
         let ticket = state.next_ticket();
         state.writing = true;
+        state.inline = Some(ticket);
         state.stats.inline += 1;
         self.submitted.store(ticket, Ordering::Release);
         drop(state);
@@ -497,6 +514,9 @@ impl<J: Journal> Queue<J> {
         };
         let mut state = self.state.lock();
         state.writing = false;
+        if written.is_err() || !request.sync {
+            state.inline = None;
+        }
         self.end_write(&mut state, ticket, written)?;
         if !request.sync {
             return Ok(ticket);
@@ -505,6 +525,7 @@ impl<J: Journal> Queue<J> {
         drop(state);
         let synced = self.journal.sync();
         let mut state = self.state.lock();
+        state.inline = None;
         self.end_sync(&mut state, ticket, synced)?;
         self.check(&state)?;
         Ok(ticket)
@@ -605,6 +626,7 @@ impl<J: Journal> Queue<J> {
         let failed = state.failed;
         state.acknowledging = true;
         state.acknowledged = (answered.len() as u64, state.last_ticket);
+        state.rounds = 0;
         state.backlog.writes -= answered.len();
         state.backlog.bytes -= answered.iter().map(|a| a.request.bytes).sum::<usize>();
         self.journal.backlog_is(state.backlog);
