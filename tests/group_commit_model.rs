@@ -85,6 +85,7 @@ enum Failure {
 
 /// A journal whose operations are counted and fail at one of them.
 struct Memory {
+    scripts: Scripts,
     state: sync::Mutex<Disk>,
     fails_at: usize,
 }
@@ -189,6 +190,13 @@ fn check_answer(memory: &Memory, id: Id, write: Write, result: &Result<(), Failu
             !write.sync || place < disk.durable,
             "{id:?} acknowledged before a sync covered it"
         );
+        for (place, before) in disk.written.iter().enumerate().take(place) {
+            let needs_sync = memory.scripts[before.0][before.1].sync;
+            assert!(
+                !needs_sync || place < disk.durable,
+                "{id:?} acknowledged before {before:?}, which came first"
+            );
+        }
     }
 }
 
@@ -196,6 +204,7 @@ fn check_answer(memory: &Memory, id: Id, write: Write, result: &Result<(), Failu
 /// failing; 0 for none.
 fn run(scripts: &Scripts, fails_at: usize) {
     let memory = Arc::new(Memory {
+        scripts: Arc::clone(scripts),
         state: sync::Mutex::new(Disk::default()),
         fails_at,
     });
