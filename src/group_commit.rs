@@ -20,7 +20,7 @@ use crate::config::{FsyncPolicy, Options};
 use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::metrics;
-use queue::{Backlog, CommitStats, Journal, Limits, Queue, Request};
+use queue::{Backlog, CommitStats, Journal, Limits, OnDone, Queue, Request};
 
 /// What the queue is built on: here the locks of the crate, in the model check of
 /// `tests/group_commit_model.rs` those of the checker.
@@ -111,7 +111,7 @@ impl Journal for Log {
         self.db.poisoned()
     }
 
-    fn outlasts_sync(&self, requests: usize, _bytes: usize) -> bool {
+    fn outlasts_sync(&self, requests: usize) -> bool {
         let write = self.write_nanos.load(Ordering::Relaxed);
         write.saturating_mul(requests as u64) > self.sync_nanos.load(Ordering::Relaxed)
     }
@@ -279,11 +279,12 @@ impl Reserved<'_> {
     /// it ended, after everything submitted before.
     ///
     /// # Errors
-    /// [`Error::Poisoned`]: nothing was written, or will be; `on_durable` is not called.
+    /// [`Error::Poisoned`]: nothing was written, or will be; `on_durable` is not called and
+    /// comes back, to be dropped when no lock is held.
     pub(crate) fn submit(
         self,
         on_durable: impl FnOnce(Result<()>) + Send + 'static,
-    ) -> Result<u64> {
+    ) -> std::result::Result<u64, (Error, OnDone<Error>)> {
         let done = Box::new(move |result| {
             if catch_unwind(AssertUnwindSafe(|| on_durable(result))).is_err() {
                 log::error!("an on_durable callback panicked; its acknowledgement is lost");

@@ -259,7 +259,7 @@ impl RaftLog {
         on_durable: impl FnOnce(Result<()>) + Send + 'static,
     ) -> Result<()> {
         self.commits.check_thread()?;
-        let _writer = self.writer.lock();
+        let writer = self.writer.lock();
         let staged = self.stage(write)?;
         let changes = (!staged.is_empty).then(|| Arc::clone(&staged.changes));
         let reserved = self.commits.reserve(changes, staged.sync)?;
@@ -268,12 +268,21 @@ impl RaftLog {
         // from here on, waits for it.
         let mut memory = self.memory.write();
         let (theirs, snapshots) = (Arc::clone(&self.memory), self.snapshots.clone());
-        let ticket = reserved.submit(move |result: Result<()>| {
+        let submitted = reserved.submit(move |result: Result<()>| {
             if result.is_ok() {
                 acknowledge(&theirs, &snapshots);
             }
             on_durable(result);
-        })?;
+        });
+        let ticket = match submitted {
+            Ok(ticket) => ticket,
+            Err((error, on_durable)) => {
+                // What a callback does when it is dropped may need the locks.
+                drop((memory, writer));
+                drop(on_durable);
+                return Err(error);
+            }
+        };
         if staged.is_empty {
             memory.pending.push(u64::MAX);
             return Ok(());

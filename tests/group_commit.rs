@@ -9,11 +9,10 @@
 mod common;
 
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::thread;
 
-use common::{database_dir, entries, entry, hard_state, unsynced};
-use raft_rocks::rocksdb::{self, DB};
+use common::{entries, entry, hard_state, unsynced, unwritable};
 use raft_rocks::{Error, FsyncPolicy, Options, RaftMachineStorage, RaftStore, Result};
 
 fn counted() -> Options {
@@ -289,13 +288,9 @@ fn after_a_failure_everyone_who_waits_gets_an_error_in_order() {
     let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
     storage.append(&entries(1..4, 1)).unwrap();
     drop(storage);
-    // A database that was opened for reading refuses every write, as a failing disk would.
-    let path = database_dir(dir.path());
-    let read_only =
-        DB::open_cf_for_read_only(&rocksdb::Options::default(), path, ["default"], false);
     let mut options = unsynced();
     options.entry_cache_bytes = 0;
-    let store = RaftStore::with_db(Arc::new(read_only.unwrap()), "default", options).unwrap();
+    let store = unwritable(dir.path(), options);
 
     let (told, reports) = mpsc::channel();
     // It has nothing to write, so it fails nowhere.

@@ -143,7 +143,7 @@ impl Journal for Arc<Memory> {
     }
 
     /// Then what is queued during a sync may be written by either thread: whichever is first.
-    fn outlasts_sync(&self, _requests: usize, _bytes: usize) -> bool {
+    fn outlasts_sync(&self, _requests: usize) -> bool {
         true
     }
 
@@ -289,7 +289,7 @@ fn play(
             };
             match queue.enqueue(request, Box::new(callback)) {
                 Ok(_) => {}
-                Err(refusal) => drop(refused(Err(refusal))),
+                Err((refusal, _)) => drop(refused(Err(refusal))),
             }
         }
     }

@@ -3,11 +3,8 @@
 
 mod common;
 
-use std::sync::Arc;
-
-use common::{database_dir, entries, hard_state, unsynced};
-use raft_rocks::rocksdb::{self, DB};
-use raft_rocks::{Error, RaftMachineStorage, RaftStore};
+use common::{entries, hard_state, unsynced, unwritable};
+use raft_rocks::{Error, RaftMachineStorage};
 
 #[test]
 fn a_failed_write_poisons_the_store_and_reopening_heals_it() {
@@ -16,11 +13,7 @@ fn a_failed_write_poisons_the_store_and_reopening_heals_it() {
     storage.append(&entries(1..4, 1)).unwrap();
     drop(storage);
 
-    // A database that was opened for reading refuses every write, as a failing disk would.
-    let path = database_dir(dir.path());
-    let read_only =
-        DB::open_cf_for_read_only(&rocksdb::Options::default(), path, ["default"], false);
-    let store = RaftStore::with_db(Arc::new(read_only.unwrap()), "default", unsynced()).unwrap();
+    let store = unwritable(dir.path(), unsynced());
     let (one, two) = (store.group(0).unwrap(), store.group(2).unwrap());
 
     let first = one.append(&entries(4..6, 1)).unwrap_err();

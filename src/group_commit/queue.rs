@@ -50,8 +50,8 @@ pub(crate) trait Journal {
     /// The error of everything after the first failure.
     fn refusal(&self) -> Self::Error;
 
-    /// Whether writing this takes longer than a sync.
-    fn outlasts_sync(&self, requests: usize, bytes: usize) -> bool;
+    /// Whether writing so many requests takes longer than a sync.
+    fn outlasts_sync(&self, requests: usize) -> bool;
 
     /// Gives other threads a moment, the `round`-th in a row; false when more of it costs more
     /// than it saves.
@@ -125,7 +125,7 @@ pub(crate) struct Queue<J: Journal> {
     to_commit: Condvar,
     to_overlap: Condvar,
     room: Condvar,
-    /// The last ticket given to a queued write: to be watched without the lock.
+    /// The last ticket given: to be watched without the lock.
     submitted: AtomicU64,
     /// Everything up to this ticket has been written.
     written: AtomicU64,
@@ -142,11 +142,11 @@ struct State<J: Journal> {
     unsynced_bytes: usize,
     /// Pauses since the committer has acknowledged at last.
     rounds: u32,
-    /// The ticket of a blocking caller that writes and syncs itself.
-    inline: Option<u64>,
-    /// How many the committer has acknowledged at last, and the last ticket given before: they
-    /// come back, in all likelihood.
-    acknowledged: (u64, u64),
+    /// Whether a blocking caller writes and syncs itself.
+    inline: bool,
+    /// The ticket that is reached when as many have submitted as the committer has acknowledged
+    /// at last: they come back, in all likelihood.
+    company_at: u64,
     /// Of everything accepted, and of room given to submitters that are about to enqueue.
     backlog: Backlog,
     last_ticket: u64,
@@ -174,8 +174,8 @@ impl<J: Journal> State<J> {
             queued_bytes: 0,
             unsynced_bytes: 0,
             rounds: 0,
-            inline: None,
-            acknowledged: (0, 0),
+            inline: false,
+            company_at: 0,
             backlog: Backlog::default(),
             last_ticket: 0,
             writing: false,
@@ -194,26 +194,6 @@ impl<J: Journal> State<J> {
 
     fn can_write(&self) -> bool {
         !self.queued.is_empty() && !self.writing && !self.failed
-    }
-
-    fn next_ticket(&mut self) -> u64 {
-        self.last_ticket += 1;
-        self.stats.writes += 1;
-        self.last_ticket
-    }
-
-    /// Queues a request that room has been taken for.
-    fn push(&mut self, request: Request<J>, done: OnDone<J::Error>) -> u64 {
-        let ticket = self.next_ticket();
-        self.backlog.writes += 1;
-        self.queued_bytes += request.bytes;
-        self.queued.push_back(Accepted {
-            ticket,
-            request,
-            done,
-            cause: None,
-        });
-        ticket
     }
 
     /// The next requests that fit into one write; at least one.
@@ -247,7 +227,7 @@ impl<J: Journal> State<J> {
             self.unacknowledged.append(&mut queued);
             return std::mem::take(&mut self.unacknowledged);
         }
-        if self.inline.is_some() {
+        if self.inline {
             // It is before all of them.
             return VecDeque::new();
         }
@@ -317,10 +297,8 @@ impl<J: Journal> Queue<J> {
         let mut state = self.wait_for_room(state, request.bytes)?;
         let answer = Arc::new(Answer::new());
         let theirs = Arc::clone(&answer);
-        let ticket = state.push(request, Box::new(move |result| theirs.set(result)));
-        self.submitted.store(ticket, Ordering::Release);
-        self.journal.backlog_is(state.backlog);
-        self.wake(&state);
+        let done = Box::new(move |result| theirs.set(result));
+        let ticket = self.push(&mut state, request, done);
         drop(state);
         answer.wait().map(|()| ticket)
     }
@@ -334,22 +312,42 @@ impl<J: Journal> Queue<J> {
     }
 
     /// Accepts a write that room has been reserved for; `done` is told of its end, in the
-    /// order of tickets.
+    /// order of tickets. A refusal gives it back: what it does when it is dropped may need what
+    /// the caller holds.
     pub(crate) fn enqueue(
         &self,
         request: Request<J>,
         done: OnDone<J::Error>,
-    ) -> Result<u64, J::Error> {
+    ) -> Result<u64, (J::Error, OnDone<J::Error>)> {
         let mut state = self.state.lock();
         if let Err(refusal) = self.check(&state) {
             state.backlog.bytes -= request.bytes;
-            return Err(refusal);
+            return Err((refusal, done));
         }
-        let ticket = state.push(request, done);
-        self.submitted.store(ticket, Ordering::Release);
+        Ok(self.push(&mut state, request, done))
+    }
+
+    fn next_ticket(&self, state: &mut State<J>) -> u64 {
+        state.last_ticket += 1;
+        state.stats.writes += 1;
+        self.submitted.store(state.last_ticket, Ordering::Release);
+        state.last_ticket
+    }
+
+    /// Queues a request that room has been taken for.
+    fn push(&self, state: &mut State<J>, request: Request<J>, done: OnDone<J::Error>) -> u64 {
+        let ticket = self.next_ticket(state);
+        state.backlog.writes += 1;
+        state.queued_bytes += request.bytes;
+        state.queued.push_back(Accepted {
+            ticket,
+            request,
+            done,
+            cause: None,
+        });
         self.journal.backlog_is(state.backlog);
-        self.wake(&state);
-        Ok(ticket)
+        self.wake(state);
+        ticket
     }
 
     /// Lets the two threads end once everything accepted has been answered.
@@ -417,15 +415,13 @@ impl<J: Journal> Queue<J> {
     }
 
     fn overlaps(&self, state: &State<J>) -> bool {
-        let (requests, bytes) = (state.queued.len(), state.queued_bytes);
-        state.syncing && state.can_write() && self.journal.outlasts_sync(requests, bytes)
+        state.syncing && state.can_write() && self.journal.outlasts_sync(state.queued.len())
     }
 
     /// Whether those who were acknowledged at last have submitted again, or enough of them to
     /// begin to write.
     fn is_company_complete(&self, state: &State<J>) -> bool {
-        let (count, since) = state.acknowledged;
-        if state.last_ticket - since >= count || state.failed || state.closed {
+        if state.last_ticket >= state.company_at || state.failed || state.closed {
             return true;
         }
         let enough = state.queued.len() >= WRITES_AT_ONCE_MIN && self.may_write(state);
@@ -450,7 +446,7 @@ impl<J: Journal> Queue<J> {
         state.rounds = rounds;
         if !patient {
             // Whoever has not come by now is not waited for.
-            state.acknowledged = (0, 0);
+            state.company_at = 0;
         }
         state
     }
@@ -502,11 +498,10 @@ impl<J: Journal> Queue<J> {
         mut state: MutexGuard<'_, State<J>>,
         request: Request<J>,
     ) -> Result<u64, J::Error> {
-        let ticket = state.next_ticket();
+        let ticket = self.next_ticket(&mut state);
         state.writing = true;
-        state.inline = Some(ticket);
+        state.inline = true;
         state.stats.inline += 1;
-        self.submitted.store(ticket, Ordering::Release);
         drop(state);
         let written = match request.changes {
             Some(changes) => self.journal.write(vec![changes]),
@@ -515,7 +510,7 @@ impl<J: Journal> Queue<J> {
         let mut state = self.state.lock();
         state.writing = false;
         if written.is_err() || !request.sync {
-            state.inline = None;
+            state.inline = false;
         }
         self.end_write(&mut state, ticket, written)?;
         if !request.sync {
@@ -525,7 +520,7 @@ impl<J: Journal> Queue<J> {
         drop(state);
         let synced = self.journal.sync();
         let mut state = self.state.lock();
-        state.inline = None;
+        state.inline = false;
         self.end_sync(&mut state, ticket, synced)?;
         self.check(&state)?;
         Ok(ticket)
@@ -625,7 +620,7 @@ impl<J: Journal> Queue<J> {
     ) -> MutexGuard<'a, State<J>> {
         let failed = state.failed;
         state.acknowledging = true;
-        state.acknowledged = (answered.len() as u64, state.last_ticket);
+        state.company_at = state.last_ticket + answered.len() as u64;
         state.rounds = 0;
         state.backlog.writes -= answered.len();
         state.backlog.bytes -= answered.iter().map(|a| a.request.bytes).sum::<usize>();

@@ -10,9 +10,10 @@ pub mod workload;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
-use raft_rocks::rocksdb::WaitForCompactOptions;
+use raft_rocks::rocksdb::{self, DB, WaitForCompactOptions};
 use raft_rocks::{FsyncPolicy, Options, RaftStore};
 
 pub fn entry(index: u64, term: u64, data: impl Into<Vec<u8>>) -> Entry {
@@ -56,6 +57,15 @@ pub fn unsynced() -> Options {
     let mut options = Options::default();
     options.fsync = FsyncPolicy::Never;
     options
+}
+
+/// The store in `dir` over a database that refuses every write, as a failing disk would: it was
+/// opened for reading.
+pub fn unwritable(dir: &Path, options: Options) -> RaftStore {
+    let path = database_dir(dir);
+    let read_only =
+        DB::open_cf_for_read_only(&rocksdb::Options::default(), path, ["default"], false);
+    RaftStore::with_db(Arc::new(read_only.unwrap()), "default", options).unwrap()
 }
 
 /// The RocksDB directory of a store.
