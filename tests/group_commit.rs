@@ -8,8 +8,8 @@
 
 mod common;
 
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Barrier;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use common::{entries, entry, hard_state, unsynced, unwritable};
