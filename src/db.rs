@@ -15,6 +15,9 @@
 //! An iterator's end is believed only after its status was checked, every iterator seeks in
 //! total order, and none reads below a group's first entry (rule 20 of the contract).
 
+mod check;
+mod options;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::{ControlFlow, Range};
@@ -24,23 +27,20 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rocksdb::statistics::Ticker;
-use rocksdb::{
-    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, FlushOptions,
-    ReadOptions, WriteBatch, WriteOptions,
-};
+use rocksdb::{DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
+use self::check::{Check, check_is_new};
+pub(crate) use self::options::report_slow_build;
+use self::options::{descriptors, rocks_options};
 use crate::changes::{self, Batch, Changes, PutTag};
 use crate::config::{Options, RAFT_COLUMN_FAMILY, WitnessPolicy};
 use crate::error::{Error, Result};
 use crate::keys;
-use crate::live_logs::{self, Log, Standing};
 use crate::metrics;
 use crate::record::{self, StoreFormat};
 use crate::snapshot::{lock, make_dir};
 use crate::witness::{self, Witness};
 
-/// Entries are read in runs: larger blocks than RocksDB's default of 4 KiB are fewer to find.
-const BLOCK_LEN: usize = 16 << 10;
 /// What a scan reads ahead: RocksDB alone begins with 8 KiB and doubles that.
 const READAHEAD_LEN: usize = 256 << 10;
 const DATABASE_DIR: &str = "db";
@@ -556,29 +556,6 @@ fn check_len(what: impl Fn() -> String, len: usize) -> Result<()> {
     )))
 }
 
-/// A database without `CURRENT` is a new one, or one whose first open was cut short. RocksDB
-/// would make a new one in the place of anything else, over what is left of the old.
-fn check_is_new(path: &Path) -> Result<()> {
-    let listing = match std::fs::read_dir(path) {
-        Ok(listing) => listing,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io("list", path, e)),
-    };
-    for file in listing {
-        let name = file.map_err(|e| Error::io("list", path, e))?.file_name();
-        let name = name.to_string_lossy();
-        let from_a_first_open = ["MANIFEST-000001", "IDENTITY", "LOCK"].contains(&&*name)
-            || name.starts_with("LOG")
-            || name.ends_with(".dbtmp");
-        if !from_a_first_open {
-            let key = path.join("CURRENT").display().to_string();
-            let found = format!("none, but a file {name}");
-            return Err(Error::corruption("database", key, "a file CURRENT", found));
-        }
-    }
-    Ok(())
-}
-
 /// What RocksDB itself finds damaged gets our error, which says what to do about it.
 fn opening(path: &Path, error: rocksdb::Error) -> Error {
     if error.kind() == rocksdb::ErrorKind::Corruption {
@@ -594,218 +571,6 @@ fn opening(path: &Path, error: rocksdb::Error) -> Error {
         op: "open",
         source: error,
     }
-}
-
-/// One is written, and one for each memtable that waits to be flushed: RocksDB allows two.
-const RECYCLED_LOGS_MAX: usize = 2;
-
-fn rocks_options(options: &Options) -> rocksdb::Options {
-    let mut rocks = rocksdb::Options::default();
-    rocks.create_if_missing(true);
-    rocks.create_missing_column_families(true);
-    // An entry follows the one before it in its group: remembering where that one stands
-    // spares most of the search for its place.
-    if let Ok(hinted) = rocks.get_options_from_string(insert_hint()) {
-        rocks = hinted;
-    }
-    let mut table = BlockBasedOptions::default();
-    table.set_block_size(BLOCK_LEN);
-    rocks.set_block_based_table_factory(&table);
-    // RocksDB would switch logs with unsynced writes in them: `switch_wal` comes first. Not
-    // more than needed: as much is allocated for each log.
-    rocks.set_write_buffer_size(options.memtable_bytes.saturating_mul(3) / 2);
-    rocks.set_max_total_wal_size(u64::MAX);
-    // The entries of a log are mostly gone before they reach a lower level.
-    rocks.set_compression_type(DBCompressionType::None);
-    // docs/durability.md says what each mode does to which damage, and why these.
-    if options.recycle_wal {
-        rocks.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-        rocks.set_recycle_log_file_num(RECYCLED_LOGS_MAX);
-    } else {
-        rocks.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        rocks.set_recycle_log_file_num(0);
-    }
-    rocks.set_track_and_verify_wals_in_manifest(true);
-    rocks.set_paranoid_checks(true);
-    // Half of the time to open a small store: threads that open its few files, and blocks for
-    // a MANIFEST that stays small.
-    rocks.set_max_file_opening_threads(1);
-    rocks.set_manifest_preallocation_size(64 << 10);
-    // RocksDB's own log of events: bounded, and no periodic statistics in it.
-    rocks.set_keep_log_file_num(4);
-    rocks.set_max_log_file_size(4 << 20);
-    rocks.set_stats_dump_period_sec(0);
-    rocks.set_stats_persist_period_sec(0);
-    rocks.set_skip_stats_update_on_db_open(true);
-    if options.statistics {
-        rocks.enable_statistics();
-    }
-    rocks
-}
-
-/// In RocksDB's own words: its C interface has no other way to set it.
-fn insert_hint() -> String {
-    format!(
-        "memtable_insert_with_hint_prefix_extractor={{id=rocksdb.FixedPrefix.{}}}",
-        keys::ENTRIES_PREFIX_LEN
-    )
-}
-
-/// The families of the application get the same options as the log: theirs to tune through
-/// [`with_db`](crate::RaftStore::with_db).
-fn descriptors<'a>(
-    options: &Options,
-    families: impl IntoIterator<Item = &'a String>,
-) -> Vec<ColumnFamilyDescriptor> {
-    let others = families
-        .into_iter()
-        .map(String::as_str)
-        .filter(|name| *name != RAFT_COLUMN_FAMILY);
-    std::iter::once(RAFT_COLUMN_FAMILY)
-        .chain(others)
-        .map(|name| ColumnFamilyDescriptor::new(name, rocks_options(options)))
-        .collect()
-}
-
-/// What must hold before the writable open, which changes files and would hide it: the format
-/// is ours, the live write-ahead logs are whole, and they reach what the witness says.
-struct Check<'a> {
-    /// The store's directory, and the database's in it.
-    dir: &'a Path,
-    path: &'a Path,
-    options: &'a Options,
-    families: &'a [String],
-    witness: Option<&'a witness::slot::Record>,
-}
-
-impl Check<'_> {
-    fn run(&self) -> Result<()> {
-        let mut logs = live_logs::scan(self.path)?;
-        if logs.iter().any(Log::has_tail) {
-            self.cut_tails(&logs)?;
-            logs = live_logs::scan(self.path)?;
-        }
-        let rocks = self.open_read_only(&rocks_options(self.options))?;
-        let witnessed = self.witnessed(&rocks)?;
-        let recovered = rocks.latest_sequence_number();
-        self.check_reach(&rocks, &logs)?;
-        check_witnessed(recovered, witnessed)
-    }
-
-    fn open_read_only(&self, rocks_options: &rocksdb::Options) -> Result<DB> {
-        DB::open_cf_descriptors_read_only(
-            rocks_options,
-            self.path,
-            descriptors(self.options, self.families),
-            false,
-        )
-        .map_err(|e| opening(self.path, e))
-    }
-
-    /// The sequence number that the witness says was synced; `None` for a store of before there
-    /// were witnesses.
-    ///
-    /// # Errors
-    /// [`Error::Corruption`]: the witness is missing or another store's.
-    /// [`Error::UnsupportedFormat`].
-    fn witnessed(&self, rocks: &DB) -> Result<Option<u64>> {
-        let format = rocks.get(keys::FORMAT).map_err(Error::rocks("read"))?;
-        let format = format.map(|bytes| decode_format(&bytes)).transpose()?;
-        let path = || witness::path(self.dir).display().to_string();
-        match (format, self.witness) {
-            (Some(format), Some(witness)) if format.store_id != witness.store_id => {
-                let expected = "the one of this store";
-                let found = "the one of another";
-                Err(Error::corruption(witness::WHAT, path(), expected, found))
-            }
-            (Some(StoreFormat { witness: true, .. }), None) => {
-                let expected = "a file: this store has one";
-                Err(Error::corruption(witness::WHAT, path(), expected, "none"))
-            }
-            (_, witness) => Ok(witness.map(|witness| witness.sequence)),
-        }
-    }
-
-    /// Cuts off what stands behind the whole records of the logs that recovery needs, unless
-    /// something in front of the witnessed sequence number is missing: then nothing is touched.
-    fn cut_tails(&self, logs: &[Log]) -> Result<()> {
-        // Whatever stands in the logs, this opens; what it recovers is not looked at.
-        let mut rocks_options = rocks_options(self.options);
-        rocks_options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
-        let rocks = self.open_read_only(&rocks_options)?;
-        let witnessed = self.witnessed(&rocks)?;
-        let needed = needed_logs(&rocks)?;
-        let needed = || logs.iter().filter(|log| log.number >= needed);
-        let Standing { held, damage } = live_logs::standing(needed())?;
-        let recovered = match (held, &damage) {
-            (Some(held), _) => held.end.saturating_sub(1),
-            (None, None) => rocks.latest_sequence_number(),
-            // What was recovered may stand behind the damage.
-            (None, Some(_)) => self.flushed()?,
-        };
-        let checked = check_witnessed(recovered, witnessed);
-        match damage {
-            // Without a witness nothing says that it was never synced.
-            Some(damage) if checked.is_err() || witnessed.is_none() => return Err(damage),
-            _ => checked?,
-        }
-        needed().try_for_each(Log::cut_tail)
-    }
-
-    /// The last sequence number outside of the logs.
-    fn flushed(&self) -> Result<u64> {
-        let mut rocks_options = rocks_options(self.options);
-        // There are no logs in the directory of the store. RocksDB refuses when the MANIFEST
-        // says that one was synced: then what has no whole record any more had some.
-        rocks_options.set_wal_dir(self.dir);
-        let rocks = self.open_read_only(&rocks_options)?;
-        Ok(rocks.latest_sequence_number())
-    }
-
-    /// Proves that recovery reached everything that the live write-ahead logs hold, and that
-    /// they hold every sequence number from their first on: a hole in them swallows hard states
-    /// and truncations, which neither the contiguity of entries nor the last sequence number
-    /// shows.
-    ///
-    /// Logs that recovery skips are no part of it. RocksDB unlinks them newest first, so that a
-    /// power cut can bring an old one back without its successor.
-    fn check_reach(&self, rocks: &DB, logs: &[Log]) -> Result<()> {
-        let needed = needed_logs(rocks)?;
-        let Standing { held, damage } =
-            live_logs::standing(logs.iter().filter(|log| log.number >= needed))?;
-        if let Some(damage) = damage {
-            return Err(damage);
-        }
-        let recovered = rocks.latest_sequence_number();
-        match held {
-            Some(held) if held.end != recovered + 1 => Err(Error::corruption(
-                "write-ahead log",
-                self.path.display().to_string(),
-                format!("sequence numbers up to {recovered}, which recovery reached"),
-                format!("an end before {}", held.end),
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn check_witnessed(recovered: u64, witnessed: Option<u64>) -> Result<()> {
-    match witnessed {
-        Some(witnessed) if recovered < witnessed => Err(Error::AcknowledgedWritesLost {
-            witnessed,
-            recovered,
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// The number of the first log that recovery reads.
-fn needed_logs(rocks: &DB) -> Result<u64> {
-    let property = rocksdb::properties::MIN_LOG_NUMBER_TO_KEEP;
-    let needed = rocks.property_int_value(property);
-    Ok(needed
-        .map_err(Error::rocks("read a property"))?
-        .unwrap_or(0))
 }
 
 fn decode_format(bytes: &[u8]) -> Result<StoreFormat> {
@@ -861,30 +626,9 @@ pub(crate) fn snapshot_dir_of_family(database: &Path, family: &str) -> PathBuf {
     path.into()
 }
 
-/// Logs once per process that RocksDB computes its checksums in software.
-pub(crate) fn report_slow_build() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    let slow = cfg!(all(target_arch = "x86_64", not(target_feature = "sse4.2")))
-        || cfg!(all(target_arch = "aarch64", not(target_feature = "crc")));
-    if slow {
-        ONCE.call_once(|| {
-            log::warn!(
-                "RocksDB was built without the CPU's CRC instructions, which slows every append; \
-                 see \"CPU features\" in the README of raft-rocks"
-            );
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rocksdb_knows_the_option_that_is_set_in_words() {
-        let mut options = rocksdb::Options::default();
-        options.get_options_from_string(insert_hint()).unwrap();
-    }
 
     #[test]
     fn what_rocksdb_would_drop_from_a_batch_is_refused() {

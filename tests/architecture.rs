@@ -34,8 +34,8 @@ const LAYERS: [&str; 21] = [
 const RESERVED: [(&str, &[&str], &str); 4] = [
     (
         "rocksdb::",
-        &["db.rs", "error.rs"],
-        "only db.rs and error.rs name rocksdb",
+        &["db", "error.rs"],
+        "only db and error.rs name rocksdb",
     ),
     (
         "impl raft::Storage for",
