@@ -641,6 +641,7 @@ impl Fetched {
     }
 
     /// Whether there is room for more.
+    #[inline]
     fn push(&mut self, entry: Entry) -> bool {
         if self.bytes_max < u64::MAX {
             self.bytes = self.bytes.saturating_add(u64::from(entry.compute_size()));
