@@ -5,7 +5,7 @@ use std::path::Path;
 use rocksdb::{DB, DBRecoveryMode};
 
 use super::options::{descriptors, rocks_options};
-use super::{decode_format, opening};
+use super::{decode_format, found_by_rocks, opening};
 use crate::config::Options;
 use crate::error::{Error, Result};
 use crate::keys;
@@ -87,7 +87,9 @@ impl Check<'_> {
     /// [`Error::Corruption`]: the witness is missing or another store's.
     /// [`Error::UnsupportedFormat`].
     fn witnessed(&self, rocks: &DB) -> Result<Option<u64>> {
-        let format = rocks.get(keys::FORMAT).map_err(Error::rocks("read"))?;
+        let format = rocks
+            .get(keys::FORMAT)
+            .map_err(|e| found_by_rocks("read", self.path, e))?;
         let format = format.map(|bytes| decode_format(&bytes)).transpose()?;
         let path = || witness::path(self.dir).display().to_string();
         match (format, self.witness) {
