@@ -34,7 +34,7 @@ const CHUNK_HEADER_LEN: usize = 8;
 const CHUNK_BYTES: usize = 256 << 10;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 const LOCK_FILE: &str = "lock";
-const FINAL_SUFFIX: &str = ".snap";
+pub(crate) const FINAL_SUFFIX: &str = ".snap";
 const TMP_SUFFIX: &str = ".snap.tmp";
 
 /// The place and the term a snapshot was taken at.
@@ -97,7 +97,8 @@ impl SnapshotReference {
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotDir {
     path: PathBuf,
-    _lock: Arc<File>,
+    /// `None` where no store is open on it.
+    _lock: Option<Arc<File>>,
 }
 
 impl SnapshotDir {
@@ -106,8 +107,17 @@ impl SnapshotDir {
         let lock = lock(&path.join(LOCK_FILE))?;
         Ok(SnapshotDir {
             path,
-            _lock: Arc::new(lock),
+            _lock: Some(Arc::new(lock)),
         })
+    }
+
+    /// Of a store that nobody opens, or that is only read: nothing is created, nothing locked.
+    pub(crate) fn unlocked(path: PathBuf) -> Self {
+        SnapshotDir { path, _lock: None }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn file_path(&self, file: &record::SnapshotFile) -> PathBuf {
@@ -161,7 +171,7 @@ impl SnapshotDir {
 }
 
 /// The group whose snapshot file has this name; `None` for names that are not ours.
-fn group_of_file(name: &str) -> Option<u64> {
+pub(crate) fn group_of_file(name: &str) -> Option<u64> {
     let stem = name
         .strip_suffix(FINAL_SUFFIX)
         .or_else(|| name.strip_suffix(TMP_SUFFIX))?;
