@@ -46,10 +46,13 @@ impl Exit {
     /// Of an error of the library.
     pub fn of(error: &raft_rocks::Error) -> Exit {
         use raft_rocks::Error;
+        use raft_rocks::rocksdb::ErrorKind;
         match error {
             Error::Locked { .. } => Exit::InUse,
             Error::UnsupportedFormat { .. } => Exit::Newer,
             Error::Corruption { .. } | Error::AcknowledgedWritesLost { .. } => Exit::Lost,
+            // A table that RocksDB met when it read one of our records.
+            Error::Rocks { source, .. } if source.kind() == ErrorKind::Corruption => Exit::Lost,
             _ => Exit::Failed,
         }
     }

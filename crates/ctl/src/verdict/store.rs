@@ -4,6 +4,7 @@ use raft_rocks::Error;
 use raft_rocks::tools::{Current, View};
 
 use super::{Finding, StoreMend};
+use crate::exit::Exit;
 
 /// Judges what an open says before it looks at any group.
 pub fn judge(view: &View) -> (Vec<Finding>, StoreMend) {
@@ -105,7 +106,7 @@ fn words(error: &Error) -> Words {
             "the file CURRENT names the database's MANIFEST",
             "RocksDB would take the directory for a new database; nothing else need be wrong",
         ),
-        Error::Corruption { .. } => (
+        _ if Exit::of(error) == Exit::Lost => (
             "database-damaged",
             "RocksDB's files are as it wrote them",
             "tables or logs are missing or damaged: entries, votes and what they were made from \

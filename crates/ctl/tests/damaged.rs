@@ -1,0 +1,217 @@
+//! `verify`, `doctor` and `repair` give the documented answer on each store of the damaged set
+//! (`common/damage.rs`), and only what was accepted changes anything.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may stop"
+)]
+
+mod common;
+
+use std::path::Path;
+
+use common::damage::{self, After, Way};
+use common::{Said, contents, entries, fingerprint, make_store, on, open};
+use raft_rocks::{Options, RaftStore};
+
+test_each_damage!(check);
+
+fn check(name: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let damage = damage::make(name, &store);
+    assert!(!opens(&store), "an open takes it");
+    let before = fingerprint(&store);
+
+    let verified = on(&store, &["verify", "--json"]);
+    assert_eq!(verified.code, damage.exit, "{verified}");
+    assert!(
+        verified.codes().contains(&damage.code.to_owned()),
+        "{verified}"
+    );
+    let findings = verified.json()["findings"].as_array().unwrap().clone();
+    let is_there = |at: &str| at.ends_with(damage.at);
+    assert!(
+        findings
+            .iter()
+            .any(|found| is_there(found["at"].as_str().unwrap())),
+        "{verified}"
+    );
+
+    let doctor = on(&store, &["doctor"]);
+    assert_eq!(doctor.code, damage.exit, "{doctor}");
+    assert_doctor(&doctor, &damage.way, damage.code);
+    for command in ["inspect", "dump"] {
+        let said = on(&store, &[command]);
+        assert_ne!(said.code, 1, "{command}: {said}");
+        assert!(!said.stderr.contains("panicked"), "{said}");
+    }
+    let dry = on(&store, &["repair", "--json"]);
+    assert_eq!(dry.code, damage.exit, "{dry}");
+    assert_unchanged(&store, &before, "without --yes");
+
+    let undo = dir.path().join("undo");
+    let repair = |accept: &[&str]| {
+        let mut args = vec![
+            "repair",
+            "--json",
+            "--yes",
+            "--undo",
+            undo.to_str().unwrap(),
+        ];
+        args.extend(accept);
+        on(&store, &args)
+    };
+    let damaged = contents(&store);
+    let (done, after) = match damage.way {
+        Way::Mended(after) => (repair(&[]), after),
+        Way::Accepted(after) => {
+            let refused = repair(&[]);
+            assert_eq!(refused.code, 3, "{refused}");
+            assert_eq!(refused.json()["outcome"], "not accepted");
+            assert_unchanged(&store, &before, "without --accept-loss");
+            (repair(&["--accept-loss"]), after)
+        }
+        Way::Impossible => {
+            let refused = repair(&["--accept-loss"]);
+            assert_eq!(refused.code, damage.exit, "{refused}");
+            assert_eq!(refused.json()["outcome"], "impossible", "{refused}");
+            assert_unchanged(&store, &before, "where nothing can be done");
+            return;
+        }
+    };
+    assert_eq!(done.code, 0, "{done}");
+    assert_eq!(done.json()["outcome"], "done");
+    assert_eq!(contents(&undo), damaged, "the undo copy");
+    assert_mended(&store, after);
+    let again = on(&store, &["repair", "--yes", "--json"]);
+    assert_eq!(again.json()["outcome"], "sound", "{again}");
+}
+
+fn opens(store: &Path) -> bool {
+    let copy = tempfile::tempdir().unwrap();
+    common::copy_store(store, copy.path());
+    let opened = RaftStore::open(copy.path(), Options::default());
+    opened.is_ok_and(|store| {
+        store
+            .groups()
+            .unwrap()
+            .into_iter()
+            .all(|id| store.group(id).is_ok())
+    })
+}
+
+/// Everything but the lock that a repair has to take.
+fn assert_unchanged(
+    store: &Path,
+    before: &std::collections::BTreeMap<std::path::PathBuf, (Vec<u8>, std::time::SystemTime)>,
+    when: &str,
+) {
+    let now = fingerprint(store);
+    let names = |all: &std::collections::BTreeMap<std::path::PathBuf, _>| {
+        all.keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(names(&now), names(before), "{when}");
+    for (name, found) in &now {
+        assert!(
+            found == &before[name],
+            "{} was changed {when}",
+            name.display()
+        );
+    }
+}
+
+fn assert_doctor(said: &Said, way: &Way, code: &str) {
+    let text = &said.stdout;
+    assert!(text.contains(&format!("[{code}]")), "{said}");
+    assert!(
+        text.contains("The rule:") && text.contains("What it means:"),
+        "{said}"
+    );
+    let offers = |what: &str| text.contains(what);
+    match way {
+        Way::Mended(_) => assert!(offers("nothing is forgotten") && !offers("accept the loss")),
+        Way::Accepted(_) => assert!(offers("accept the loss") && offers("(forgets what was")),
+        Way::Impossible => assert!(offers("cannot be mended") && !offers("--yes"), "{said}"),
+    }
+    if said.code == 3 {
+        assert!(offers("replace the node"), "{said}");
+    }
+}
+
+fn assert_mended(store: &Path, after: After) {
+    let verified = on(store, &["verify"]);
+    assert_eq!(verified.code, 0, "{verified}");
+    let store = open(store);
+    let storage = store.group(0).unwrap();
+    let (first, last) = (storage.first_index(), storage.last_index());
+    assert_eq!((first, last), (after.first, after.last));
+    assert_eq!(storage.snapshot_metadata().is_some(), after.has_snapshot);
+    let mut expected = entries(1..31, 1);
+    expected.extend(entries(31..61, 3));
+    assert_eq!(
+        storage.entries(first, last + 1, None).unwrap(),
+        expected[first as usize - 1..last as usize]
+    );
+    assert_eq!(storage.term(first - 1).unwrap(), 1);
+    // It goes on from there.
+    storage.append(&entries(last + 1..last + 3, 5)).unwrap();
+    let other = store.group(7).unwrap();
+    assert_eq!(other.entries(1, 6, None).unwrap(), entries(1..6, 1));
+    assert_eq!(other.hard_state(), common::hard_state(1, 3, 5));
+}
+
+#[test]
+fn a_sound_store_is_called_sound_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    make_store(dir.path());
+    let before = fingerprint(dir.path());
+    for command in ["inspect", "verify", "dump", "doctor"] {
+        for format in ["--json", "--snapshots=snapshots-elsewhere"] {
+            let said = on(dir.path(), &[command, format]);
+            let is_judged = format != "--json" && ["verify", "doctor"].contains(&command);
+            assert_eq!(
+                said.code,
+                if is_judged { 3 } else { 0 },
+                "{command}: {said}"
+            );
+        }
+    }
+    let repaired = on(dir.path(), &["repair", "--yes", "--accept-loss", "--json"]);
+    assert_eq!(
+        (repaired.code, repaired.json()["outcome"].as_str()),
+        (0, Some("sound"))
+    );
+    assert_unchanged(dir.path(), &before, "though it is sound");
+}
+
+/// A loss that was accepted is the beginning of another store: a node that remembers which store
+/// it had can tell.
+#[test]
+fn an_accepted_loss_gives_the_store_another_identity() {
+    let id = |dir: &Path| on(dir, &["inspect", "--json"]).json()["store_id"].clone();
+    for (name, changes) in [("newest_log_deleted", true), ("last_index_too_low", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        damage::make(name, &store);
+        let before = id(&store);
+        assert_eq!(on(&store, &["repair", "--yes", "--accept-loss"]).code, 0);
+        assert_eq!(id(&store) != before, changes, "{name}");
+    }
+}
+
+/// What was forgotten comes back when the undo copy is moved into the store's place.
+#[test]
+fn an_undo_copy_is_the_store_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    damage::make("uncommitted_entry_damaged", &store);
+    let before = on(&store, &["dump", "--json"]);
+    let repaired = on(&store, &["repair", "--yes", "--accept-loss", "--json"]);
+    let undo = repaired.json()["undo"].as_str().unwrap().to_owned();
+    assert_ne!(on(&store, &["dump", "--json"]).stdout, before.stdout);
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::rename(undo, &store).unwrap();
+    assert_eq!(on(&store, &["dump", "--json"]).stdout, before.stdout);
+    assert_eq!(on(&store, &["verify"]).code, 3);
+}
