@@ -20,7 +20,7 @@ use clap::Args;
 use raft_rocks::raft::eraftpb::{Entry, Snapshot};
 use raft_rocks::record::{ConfState, HardState, SnapshotRecord};
 use raft_rocks::rocksdb::{self, DB};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use super::{Group, Layout, Paths, base_behind};
@@ -91,38 +91,28 @@ impl Json {
         })
     }
 
-    fn get(&self, key: &str) -> Result<Option<Value>> {
-        let family = self
-            .db
-            .cf_handle(&self.family)
-            .context("the column family is gone")?;
-        let Some(bytes) = self
-            .db
-            .get_cf(&family, key)
-            .with_context(|| format!("reading {key}"))?
-        else {
+    fn get<T: DeserializeOwned>(&self, key: &str, what: &str) -> Result<Option<T>> {
+        let family = self.db.cf_handle(&self.family);
+        let family = family.context("the column family is gone")?;
+        let read = self.db.get_pinned_cf(&family, key);
+        let Some(bytes) = read.with_context(|| format!("reading {key}"))? else {
             return Ok(None);
         };
-        let value = serde_json::from_slice(&bytes).with_context(|| format!("{key} is no JSON"))?;
+        let value =
+            serde_json::from_slice(&bytes).with_context(|| format!("{key} is no {what}"))?;
         Ok(Some(value))
     }
 
     fn number(&self, key: &str) -> Result<Option<u64>> {
-        let Some(value) = self.get(key)? else {
-            return Ok(None);
-        };
-        value
-            .as_u64()
-            .map(Some)
-            .with_context(|| format!("{key} is no index: {value}"))
+        self.get(key, "index")
     }
 
     fn message<M: prost::Message + Default>(&self, key: &str) -> Result<Option<M>> {
-        let Some(value) = self.get(key)? else {
+        let Some(bytes) = self.get::<Vec<u8>>(key, "array of bytes")? else {
             return Ok(None);
         };
-        let bytes = bytes(&value).with_context(|| format!("{key} is no array of bytes"))?;
-        M::decode(bytes.as_slice())
+        let message = M::decode(bytes.as_slice());
+        message
             .map(Some)
             .with_context(|| format!("{key} is no message of raft"))
     }
@@ -233,19 +223,17 @@ impl Json {
 
 fn find_family(db: &DB, families: &[String], source: &Path) -> Result<String> {
     for family in families {
-        if let Some(handle) = db.cf_handle(family)
-            && db.get_cf(&handle, HARD_STATE)?.is_some()
-        {
-            return Ok(family.clone());
+        let Some(handle) = db.cf_handle(family) else {
+            continue;
+        };
+        for key in [HARD_STATE, LAST_INDEX] {
+            if db.get_cf(&handle, key)?.is_some() {
+                return Ok(family.clone());
+            }
         }
     }
     bail!(
-        "no column family of {} has a {HARD_STATE}",
+        "no column family of {} has a {HARD_STATE} or {LAST_INDEX}",
         source.display()
     )
-}
-
-fn bytes(value: &Value) -> Option<Vec<u8>> {
-    let byte = |number: &Value| number.as_u64().and_then(|number| u8::try_from(number).ok());
-    value.as_array()?.iter().map(byte).collect()
 }
