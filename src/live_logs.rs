@@ -176,10 +176,19 @@ pub(crate) struct Cut {
 impl Cut {
     /// Cuts the log of the database in `dir`, durably.
     pub(crate) fn apply(&self, dir: &Path) -> Result<()> {
+        self.set_lens(dir, &[self.kept])
+    }
+
+    /// Makes zeros of what would be cut off: the MANIFEST knows how long a log was.
+    pub(crate) fn blank(&self, dir: &Path) -> Result<()> {
+        self.set_lens(dir, &[self.kept, self.len])
+    }
+
+    fn set_lens(&self, dir: &Path, lens: &[u64]) -> Result<()> {
         let path = dir.join(&self.name);
         let cut = || {
             let file = File::options().write(true).open(&path)?;
-            file.set_len(self.kept)?;
+            lens.iter().try_for_each(|len| file.set_len(*len))?;
             file.sync_all()
         };
         cut().map_err(|e| Error::io("cut", &path, e))

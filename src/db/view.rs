@@ -104,17 +104,23 @@ impl View {
 
     fn read_database(&mut self, replica: &Path, scratch: &Path) -> Result<()> {
         self.families = list_families(replica)?;
+        let mut has_all_logs = true;
         if self.refusal.is_some() {
             let base = Base::find(replica, &self.families, scratch)?;
+            has_all_logs = base.has_all_logs;
             // None of them fits what was flushed when one before them is missing.
-            let flushed = base.has_all_logs.then_some(base.sequence);
+            let flushed = has_all_logs.then_some(base.sequence);
             let (cuts, end) = live_logs::whole_prefix(replica, base.needed, flushed)?;
             self.is_torn_apart =
                 !cuts.is_empty() && self.families.len() > 1 && end <= base.sequence;
-            cuts.iter().try_for_each(|cut| cut.apply(replica))?;
+            cuts.iter().try_for_each(|cut| cut.blank(replica))?;
             self.cuts = cuts;
         }
-        let rocks = open_leniently(replica, replica, &self.families, false)?;
+        let rocks = if has_all_logs {
+            open_leniently(replica, replica, &self.families)?
+        } else {
+            open_without_logs(replica, &scratch.join("no-logs"), &self.families)?
+        };
         self.db = Some(Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, None, None)?);
         Ok(())
     }
@@ -144,13 +150,21 @@ impl Base {
             let made = fs::File::create(blank.join(name)).and_then(|file| file.set_len(len));
             made.map_err(|e| Error::io("create", &blank, e))?;
         }
-        let tracked = open_leniently(replica, &blank, families, true);
-        let has_all_logs = tracked.is_ok();
-        let rocks = tracked.or_else(|_| open_leniently(replica, &blank, families, false))?;
+        if let Ok(rocks) = open_leniently(replica, &blank, families) {
+            return Ok(Base {
+                needed: needed_logs(&rocks)?,
+                sequence: rocks.latest_sequence_number(),
+                has_all_logs: true,
+            });
+        }
+        // This one changes what it opens.
+        let copy = scratch.join("base");
+        replicate(replica, &copy)?;
+        let rocks = open_without_logs(&copy, &scratch.join("no-logs"), families)?;
         Ok(Base {
-            needed: needed_logs(&rocks)?,
+            needed: 0,
             sequence: rocks.latest_sequence_number(),
-            has_all_logs,
+            has_all_logs: false,
         })
     }
 }
@@ -253,19 +267,34 @@ pub(crate) fn write_current(path: &Path, manifest: &str) -> Result<()> {
     crate::snapshot::sync_dir(path)
 }
 
-/// Opens a replica for reading, whatever is missing or damaged in it, as far as RocksDB can.
-fn open_leniently(path: &Path, logs: &Path, families: &[String], track: bool) -> Result<DB> {
-    let options = Options::default();
-    let mut rocks_options = rocks_options(&options);
-    rocks_options.create_if_missing(false);
-    rocks_options.set_wal_dir(logs);
-    rocks_options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
-    rocks_options.set_track_and_verify_wals_in_manifest(track);
-    // A table that is missing or damaged is then met when it is read.
-    rocks_options.set_paranoid_checks(false);
-    let descriptors = descriptors(&options, families);
-    DB::open_cf_descriptors_read_only(&rocks_options, path, descriptors, false)
+/// Opens a replica for reading, whatever is missing or damaged in it but its logs, as far as
+/// RocksDB can.
+fn open_leniently(path: &Path, logs: &Path, families: &[String]) -> Result<DB> {
+    let options = lenient(logs);
+    let descriptors = descriptors(&Options::default(), families);
+    DB::open_cf_descriptors_read_only(&options, path, descriptors, false)
         .map_err(|e| opening(path, e))
+}
+
+/// Opens a replica some logs of which are missing, as it is without any. For writing: where the
+/// MANIFEST knows of logs, RocksDB 11.8 dereferences a null pointer when it is opened for reading
+/// and told not to look for them (`recovery_ctx` in `DBImpl::Recover`).
+fn open_without_logs(path: &Path, logs: &Path, families: &[String]) -> Result<DB> {
+    make(logs)?;
+    let mut options = lenient(logs);
+    options.set_track_and_verify_wals_in_manifest(false);
+    let descriptors = descriptors(&Options::default(), families);
+    DB::open_cf_descriptors(&options, path, descriptors).map_err(|e| opening(path, e))
+}
+
+fn lenient(logs: &Path) -> rocksdb::Options {
+    let mut options = rocks_options(&Options::default());
+    options.create_if_missing(false);
+    options.set_wal_dir(logs);
+    options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
+    // A table that is missing or damaged is then met when it is read.
+    options.set_paranoid_checks(false);
+    options
 }
 
 /// The error with the store's own paths in it.
