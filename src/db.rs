@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 use rocksdb::statistics::Ticker;
 use rocksdb::{DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
+pub(crate) use self::backup::CHECKPOINT;
 use self::check::{Check, check_is_new};
 pub(crate) use self::options::report_slow_build;
 use self::options::{descriptors, rocks_options};

@@ -73,8 +73,13 @@ impl View {
         lock: Option<File>,
     ) -> Result<View> {
         let snapshots = snapshots.map_or_else(|| db::default_snapshot_dir(dir), Path::to_path_buf);
+        let mut view = view::View::open(dir, scratch)?;
+        if let (None, Some(db)) = (&view.refusal, &view.db) {
+            // The last thing that an open looks at.
+            view.refusal = recovery::list_groups(db).err();
+        }
         Ok(View {
-            view: view::View::open(dir, scratch)?,
+            view,
             dir: dir.to_path_buf(),
             snapshots: SnapshotDir::unlocked(snapshots),
             _lock: lock,

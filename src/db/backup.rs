@@ -16,6 +16,9 @@ use crate::witness::{self, slot};
 /// syncing the old one, which invariant 5 of [`Db`] forbids.
 const NO_FLUSH: u64 = u64::MAX;
 
+/// What is being done, in errors.
+pub(crate) const CHECKPOINT: &str = "make a checkpoint";
+
 impl Db {
     /// The identity that was made with the store.
     ///
@@ -48,7 +51,7 @@ impl Db {
             .and_then(|checkpoint| {
                 checkpoint.create_checkpoint_with_log_size(dir.join(DATABASE_DIR), NO_FLUSH)
             })
-            .map_err(Error::rocks("make a checkpoint"))?;
+            .map_err(Error::rocks(CHECKPOINT))?;
         unlink_logs(&dir.join(DATABASE_DIR))?;
         witness::write_new(dir, witnessed.store_id, witnessed.sequence).map(drop)
     }

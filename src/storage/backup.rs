@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::RaftStore;
 use crate::batch::Sync;
-use crate::db::{self, Db};
+use crate::db::{self, CHECKPOINT, Db};
 use crate::error::{Error, Result};
 use crate::recovery;
 use crate::snapshot::{self, SnapshotDir, make_dir, sync_dir};
@@ -50,10 +50,12 @@ impl RaftStore {
             });
         }
         let partial = partial(dir);
-        let mut attempts = (1..=ATTEMPTS).map(|_| self.copy_to(&partial));
-        let copied = attempts
-            .find(Result::is_ok)
-            .unwrap_or_else(|| self.copy_to(&partial));
+        let mut copied = self.copy_to(&partial);
+        for _ in 1..ATTEMPTS {
+            if copied.as_ref().err().is_some_and(has_gone_meanwhile) {
+                copied = self.copy_to(&partial);
+            }
+        }
         if let Err(e) = copied {
             discard(&partial)?;
             return Err(e);
@@ -80,9 +82,20 @@ impl RaftStore {
     }
 }
 
+/// A snapshot's file went when it was replaced, or a log when it got another name.
+fn has_gone_meanwhile(error: &Error) -> bool {
+    match error {
+        Error::Io {
+            op: "find", source, ..
+        } => source.kind() == std::io::ErrorKind::NotFound,
+        Error::Rocks { op, .. } => *op == CHECKPOINT,
+        _ => false,
+    }
+}
+
 fn partial(dir: &Path) -> PathBuf {
     let mut name = dir.as_os_str().to_owned();
-    name.push(".partial");
+    name.push(".raft-rocks-partial");
     name.into()
 }
 

@@ -29,7 +29,7 @@ pub(super) fn check_absent(dir: &Path) -> Result<()> {
 /// Where a store is made before it gets its name.
 pub(super) fn partial(dir: &Path) -> PathBuf {
     let mut name = dir.as_os_str().to_owned();
-    name.push(".partial");
+    name.push(".raft-rocks-partial");
     name.into()
 }
 

@@ -76,6 +76,11 @@ impl Group {
     /// Raises the commit to what was applied, and refuses states that contradict the log.
     fn check(&mut self) -> Result<()> {
         let (base, last) = (self.base.0, self.last);
+        ensure!(
+            last < u64::MAX,
+            "group {}: no log can have the index {last}",
+            self.id
+        );
         self.hard_state.commit = self.hard_state.commit.max(self.applied);
         let commit = self.hard_state.commit;
         ensure!(

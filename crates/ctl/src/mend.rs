@@ -108,7 +108,7 @@ fn base(survey: &Survey, applied: u64) -> Result<Base, String> {
     match log.lowest() {
         Some(1) => Ok(Base { index: 0, term: 0 }),
         Some(lowest) => match snapshot {
-            Some(s) if s.index + 1 >= lowest => Ok(Base {
+            Some(s) if s.index.saturating_add(1) >= lowest => Ok(Base {
                 index: s.index,
                 term: s.term,
             }),
@@ -198,6 +198,9 @@ impl Plan<'_> {
     /// The rules that an open checks, on what would be there.
     fn check(&self) -> Result<(), String> {
         let (base, last) = (self.base.index, self.last);
+        if last == u64::MAX {
+            return Err("its last index is one that no log can have".into());
+        }
         if !(base..=last).contains(&self.commit) {
             return Err(format!(
                 "its commit, {}, lies outside of the log that is left, {base} to {last}",

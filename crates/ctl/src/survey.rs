@@ -12,6 +12,7 @@ use raft_rocks::record::{
 use raft_rocks::tools::View;
 
 use self::log::LogSurvey;
+use crate::exit::Exit;
 
 /// A record that a group has one of.
 pub enum Found<R> {
@@ -86,7 +87,10 @@ impl States {
     /// The entries there should be, as far as the bounds tell.
     pub fn stated_len(&self) -> u64 {
         match (self.first.sound(), self.last.sound()) {
-            (Some(first), Some(last)) => (last.last_index + 1).saturating_sub(first.first_index),
+            (Some(first), Some(last)) => last
+                .last_index
+                .saturating_add(1)
+                .saturating_sub(first.first_index),
             _ => 0,
         }
     }
@@ -107,7 +111,7 @@ impl Survey {
     pub fn read(view: &View, group: u64, progress: impl FnMut(u64)) -> Result<Survey> {
         let states = States::read(view, group)?;
         let snapshot_file = match states.snapshot.sound() {
-            Some(record) => view.check_snapshot(group, record).err(),
+            Some(record) => damage(view.check_snapshot(group, record))?,
             None => None,
         };
         let stated_last = states.last.sound().map_or(0, |last| last.last_index);
@@ -115,8 +119,17 @@ impl Survey {
             log: LogSurvey::read(view, group, stated_last, progress),
             states,
             snapshot_file: snapshot_file.map(|e| e.to_string()),
-            refusal: view.check_group(group).err(),
+            refusal: damage(view.check_group(group))?,
         })
+    }
+}
+
+/// What a check has found; a file that cannot be read is no damage.
+fn damage(checked: raft_rocks::Result<()>) -> Result<Option<Error>> {
+    match checked {
+        Ok(()) => Ok(None),
+        Err(e) if Exit::of(&e) == Exit::Failed => Err(e.into()),
+        Err(e) => Ok(Some(e)),
     }
 }
 
@@ -132,7 +145,7 @@ fn read<R: MetaRecord>(view: &View, group: u64) -> Result<Found<R>> {
             )),
         },
         // A table that RocksDB cannot read.
-        Err(e @ (Error::Rocks { .. } | Error::Corruption { .. })) => Found::Damaged(e.to_string()),
+        Err(e) if Exit::of(&e) == Exit::Lost => Found::Damaged(e.to_string()),
         Err(e) => return Err(e.into()),
     })
 }

@@ -139,7 +139,8 @@ fn a_backup_of_a_store_in_use_can_be_restored() {
 
 #[test]
 fn a_backup_that_is_not_whole_is_refused() {
-    let damages: [(&str, fn(&Path)); 4] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 4] = [
         ("no witness", |backup| {
             fs::remove_file(backup.join("witness")).unwrap()
         }),

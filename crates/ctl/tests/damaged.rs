@@ -215,3 +215,60 @@ fn an_undo_copy_is_the_store_as_it_was() {
     assert_eq!(on(&store, &["dump", "--json"]).stdout, before.stdout);
     assert_eq!(on(&store, &["verify"]).code, 3);
 }
+
+/// Whatever is damaged, the tool and an open agree on whether the store is sound.
+#[test]
+fn verify_calls_sound_what_an_open_takes_and_nothing_else() {
+    const SEED: u64 = 11;
+    let (mut random, mut refused) = (fastrand::Rng::with_seed(SEED), 0);
+    let dir = tempfile::tempdir().unwrap();
+    let sound = dir.path().join("sound");
+    make_store(&sound);
+    // Tables of several blocks, and a log of several.
+    let opened = open(&sound);
+    let storage = opened.group(0).unwrap();
+    storage
+        .append(&common::entries_of(61..161, 4, 1000))
+        .unwrap();
+    drop((storage, opened));
+    let opened = open(&sound);
+    opened
+        .group(9)
+        .unwrap()
+        .append(&common::entries_of(1..81, 1, 1000))
+        .unwrap();
+    drop(opened);
+    let files: Vec<_> = contents(&sound)
+        .into_iter()
+        .filter(|(_, bytes)| !bytes.is_empty())
+        .collect();
+    for case in 0..120 {
+        let store = dir.path().join(format!("case-{case}"));
+        common::copy_store(&sound, &store);
+        let (name, bytes) = &files[random.usize(..files.len())];
+        let (place, mut damaged) = (random.usize(..bytes.len()), bytes.clone());
+        let what = random.u8(..4);
+        match what {
+            0 => damaged[place] ^= 1 << random.u8(..8),
+            1 => damaged.truncate(place),
+            2 => damaged[place..].fill(0),
+            _ => {}
+        }
+        if what == 3 {
+            std::fs::remove_file(store.join(name)).unwrap();
+        } else {
+            std::fs::write(store.join(name), damaged).unwrap();
+        }
+        let said = on(&store, &["verify"]);
+        let opens = opens(&store);
+        let at = format!(
+            "case {case}, {} at {place}, kind {what}: {said}",
+            name.display()
+        );
+        assert_eq!(said.code == 0, opens, "{at}");
+        assert!(said.code == 0 || said.code == 2 || said.code == 3, "{at}");
+        refused += usize::from(!opens);
+        std::fs::remove_dir_all(store).unwrap();
+    }
+    assert!((40..119).contains(&refused), "{refused} refused");
+}

@@ -49,7 +49,7 @@ impl Reading {
         })
     }
 
-    /// The ids of all groups; none where RocksDB cannot tell.
+    /// The ids of all groups; none where RocksDB cannot tell, which an open refuses.
     pub fn groups(&self) -> Vec<u64> {
         self.view.groups().unwrap_or_default()
     }
@@ -60,9 +60,10 @@ impl Reading {
             return Ok(Vec::new());
         }
         let groups = self.groups();
-        let mut entries = 0;
+        let mut entries: u64 = 0;
         for group in &groups {
-            entries += States::read(&self.view, *group)?.stated_len();
+            let stated = States::read(&self.view, *group)?.stated_len();
+            entries = entries.saturating_add(stated);
         }
         let bar = progress_bar(entries)?;
         let read = |group: &u64| Survey::read(&self.view, *group, |done| bar.inc(done));

@@ -48,6 +48,11 @@ pub struct JsonArgs {
     /// How far the state machine's state is durable; the commit if not given
     #[arg(long, value_name = "INDEX")]
     applied: Option<u64>,
+
+    /// Raises the term, to one that is higher than that of every node of the cluster, without a
+    /// vote in it: this layout may have forgotten votes
+    #[arg(long)]
+    term: Option<u64>,
 }
 
 /// A database of that layout, opened for reading.
@@ -56,6 +61,7 @@ pub struct Json {
     family: String,
     group: u64,
     applied: Option<u64>,
+    term: Option<u64>,
     /// Of RocksDB's log of events, which must not be written beside the source.
     _scratch: TempDir,
 }
@@ -87,6 +93,7 @@ impl Json {
             family,
             group: args.group,
             applied: args.applied,
+            term: args.term,
             _scratch: scratch,
         })
     }
@@ -161,8 +168,11 @@ impl Layout for Json {
             .as_ref()
             .map_or(0, |snapshot| snapshot.get_metadata().index);
         let last = self.number(LAST_INDEX)?.unwrap_or(snapshot_index);
-        let first = self.number(FIRST_INDEX)?.unwrap_or(snapshot_index + 1);
+        let first = self
+            .number(FIRST_INDEX)?
+            .unwrap_or(snapshot_index.saturating_add(1));
         let applied = self.applied.unwrap_or(hard_state.commit);
+        let hard_state = self.raised(hard_state)?;
         let base = self.base(first, last, applied)?;
         let mut group = Group {
             id: self.group,
@@ -185,6 +195,23 @@ impl Layout for Json {
 }
 
 impl Json {
+    /// With the term that was given: nobody has voted in it.
+    fn raised(&self, hard_state: HardState) -> Result<HardState> {
+        let Some(term) = self.term else {
+            return Ok(hard_state);
+        };
+        let stored = hard_state.term;
+        ensure!(
+            term > stored,
+            "--term {term} is not above the stored term, {stored}"
+        );
+        Ok(HardState {
+            term,
+            vote: 0,
+            commit: hard_state.commit,
+        })
+    }
+
     /// The snapshot, if the log agrees with it.
     fn snapshot(
         &self,

@@ -65,7 +65,7 @@ fn copy(layout: &impl Layout, groups: &[Group], dir: &Path, bar: &ProgressBar) -
         let mut last_term = group.base.1;
         let mut next = group.base.0 + 1;
         while next <= group.last {
-            let high = group.last.min(next + ENTRIES_PER_WRITE - 1);
+            let high = group.last.min(next.saturating_add(ENTRIES_PER_WRITE - 1));
             let mut changes = Vec::new();
             for index in next..=high {
                 let entry = layout.entry(group, index)?;
@@ -144,7 +144,7 @@ fn compare(layout: &impl Layout, groups: &[Group], dir: &Path, bar: &ProgressBar
         compare_states(group, &storage)?;
         let mut next = group.base.0 + 1;
         while next <= group.last {
-            let high = group.last.min(next + ENTRIES_PER_WRITE - 1);
+            let high = group.last.min(next.saturating_add(ENTRIES_PER_WRITE - 1));
             for copied in storage.entries(next, high + 1, None)? {
                 let source = layout.entry(group, copied.index)?;
                 ensure!(

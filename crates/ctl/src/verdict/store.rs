@@ -99,9 +99,9 @@ fn words(error: &Error) -> Words {
         ),
         Error::Corruption {
             what: "database",
-            key,
+            expected,
             ..
-        } if key.ends_with("CURRENT") => (
+        } if expected == "a file CURRENT" => (
             "current-missing",
             "the file CURRENT names the database's MANIFEST",
             "RocksDB would take the directory for a new database; nothing else need be wrong",

@@ -116,6 +116,13 @@ pub fn entries(range: Range<u64>, term: u64) -> Vec<Entry> {
         .collect()
 }
 
+/// Entries of one term with `len` bytes each.
+pub fn entries_of(range: Range<u64>, term: u64, len: usize) -> Vec<Entry> {
+    range
+        .map(|index| entry(index, term, vec![index as u8; len]))
+        .collect()
+}
+
 pub fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
     let mut state = HardState::default();
     (state.term, state.vote, state.commit) = (term, vote, commit);
