@@ -116,6 +116,11 @@ pub fn entries(range: Range<u64>, term: u64) -> Vec<Entry> {
         .collect()
 }
 
+/// A number from the environment.
+pub fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
 /// Entries of one term with `len` bytes each.
 pub fn entries_of(range: Range<u64>, term: u64, len: usize) -> Vec<Entry> {
     range
