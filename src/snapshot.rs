@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use prost::Message;
 use raft::eraftpb;
 
@@ -97,8 +98,33 @@ impl SnapshotReference {
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotDir {
     path: PathBuf,
+    held: Arc<Mutex<Held>>,
     /// `None` where no store is open on it.
     _lock: Option<Arc<File>>,
+}
+
+/// Who keeps files from being removed, and what waits for that.
+#[derive(Debug, Default)]
+struct Held {
+    holders: usize,
+    waiting: Vec<PathBuf>,
+}
+
+/// While it lives, no file is removed: a copy of the records still finds all that they name.
+pub(crate) struct Hold {
+    held: Arc<Mutex<Held>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.held.lock();
+        held.holders -= 1;
+        if held.holders == 0 {
+            held.waiting
+                .drain(..)
+                .for_each(|path| remove_or_warn(&path));
+        }
+    }
 }
 
 impl SnapshotDir {
@@ -107,13 +133,37 @@ impl SnapshotDir {
         let lock = lock(&path.join(LOCK_FILE))?;
         Ok(SnapshotDir {
             path,
+            held: Arc::default(),
             _lock: Some(Arc::new(lock)),
         })
     }
 
     /// Of a store that nobody opens, or that is only read: nothing is created, nothing locked.
     pub(crate) fn unlocked(path: PathBuf) -> Self {
-        SnapshotDir { path, _lock: None }
+        SnapshotDir {
+            path,
+            held: Arc::default(),
+            _lock: None,
+        }
+    }
+
+    /// Keeps all files that are there.
+    pub(crate) fn hold(&self) -> Hold {
+        self.held.lock().holders += 1;
+        Hold {
+            held: Arc::clone(&self.held),
+        }
+    }
+
+    /// Removes a file, or leaves that to whoever holds it. A failure leaves an orphan for the next
+    /// open, and is logged.
+    fn remove(&self, path: PathBuf) {
+        let mut held = self.held.lock();
+        if held.holders == 0 {
+            remove_or_warn(&path);
+        } else {
+            held.waiting.push(path);
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -157,7 +207,7 @@ impl SnapshotDir {
             };
             if orphan(group, name) {
                 log::info!("removing {}: no record names it", file.path().display());
-                remove_or_warn(&file.path());
+                self.remove(file.path());
             }
         }
         Ok(())
@@ -166,7 +216,7 @@ impl SnapshotDir {
     /// Removes a file that the durable record no longer names. A failure only leaves an
     /// orphan for the next open, so it is logged and not returned.
     pub(crate) fn discard(&self, file: &record::SnapshotFile) {
-        remove_or_warn(&self.file_path(file));
+        self.remove(self.file_path(file));
     }
 }
 

@@ -118,6 +118,7 @@ fn backups_under_load(recycle_wal: bool) {
 }
 
 fn check_backup(dir: &Path, recycle_wal: bool, bounds: &Bounds) {
+    let files = snapshot_files(dir).len();
     let store = RaftStore::open(dir, options(recycle_wal)).unwrap();
     let mut snapshots = 0;
     for (pair, (before, after)) in bounds.before.iter().zip(&bounds.after).enumerate() {
@@ -149,11 +150,7 @@ fn check_backup(dir: &Path, recycle_wal: bool, bounds: &Bounds) {
         }
         snapshots += usize::from(first.snapshot_metadata().is_some());
     }
-    assert_eq!(
-        snapshot_files(dir).len(),
-        snapshots,
-        "files that no record names"
-    );
+    assert_eq!(files, snapshots, "files that no record names");
 }
 
 #[test]
@@ -177,7 +174,14 @@ fn a_backup_and_its_store_go_separate_ways() {
     for index in 1..200 {
         storage.append(&[entry(index, 1, vec![1; 2000])]).unwrap();
     }
+    // The log before the newest one is needed as long as one family was not flushed.
+    let machine = [0_u8; 8];
+    let batch = storage.batch().put("machine", machine, machine);
+    batch.must_sync(true).write().unwrap();
+    storage.store().database().flush().unwrap();
+    storage.store().sync().unwrap();
     storage.store().backup(&backup).unwrap();
+    assert!(wal_files(&backup).len() > 1);
     for log in wal_files(&backup) {
         assert_eq!(
             std::fs::metadata(&log).unwrap().nlink(),
@@ -201,6 +205,27 @@ fn a_backup_and_its_store_go_separate_ways() {
     assert_eq!(
         (data(live.path()), data(&backup)),
         (b"store".to_vec(), b"copy".to_vec())
+    );
+}
+
+/// Whatever the fsync policy: what is in a backup cannot get lost from it without a word.
+#[test]
+fn a_backup_is_witnessed_to_its_end() {
+    let (live, backups) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let backup = backups.path().join("backup");
+    let storage = RaftMachineStorage::open(live.path(), common::unsynced()).unwrap();
+    storage
+        .append(&[entry(1, 1, "first"), entry(2, 1, "second")])
+        .unwrap();
+    storage.store().backup(&backup).unwrap();
+    let log = wal_files(&backup).pop().unwrap();
+    let len = std::fs::metadata(&log).unwrap().len();
+    let file = std::fs::File::options().write(true).open(&log).unwrap();
+    file.set_len(len - 1).unwrap();
+    let error = RaftStore::open(&backup, common::unsynced()).unwrap_err();
+    assert!(
+        matches!(error, Error::AcknowledgedWritesLost { .. }),
+        "{error}"
     );
 }
 

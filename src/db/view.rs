@@ -160,7 +160,7 @@ impl Base {
         // This one changes what it opens.
         let copy = scratch.join("base");
         replicate(replica, &copy)?;
-        let rocks = open_without_logs(&copy, &scratch.join("no-logs"), families)?;
+        let rocks = open_without_logs(&copy, &copy.join("no-logs"), families)?;
         Ok(Base {
             needed: 0,
             sequence: rocks.latest_sequence_number(),

@@ -11,8 +11,7 @@ use crate::error::{Error, Result};
 use crate::recovery;
 use crate::snapshot::{self, SnapshotDir, make_dir, sync_dir};
 
-/// A snapshot that is replaced while the copy is made may leave the copied record without its
-/// file. Twice in a row is already unlikely.
+/// A recycled log may get another name while RocksDB copies it.
 const ATTEMPTS: usize = 5;
 
 impl RaftStore {
@@ -52,7 +51,7 @@ impl RaftStore {
         let partial = partial(dir);
         let mut copied = self.copy_to(&partial);
         for _ in 1..ATTEMPTS {
-            if copied.as_ref().err().is_some_and(has_gone_meanwhile) {
+            if matches!(copied, Err(Error::Rocks { op: CHECKPOINT, .. })) {
                 copied = self.copy_to(&partial);
             }
         }
@@ -70,26 +69,15 @@ impl RaftStore {
         make_dir(dir)?;
         self.inner.commits.barrier(Sync::Force)?;
         let witnessed = self.inner.db.witnessed()?;
-        // Before and after: a file may come, and one may go, while the database is copied.
+        // What the copied records name is kept until it is copied.
+        let _hold = self.inner.snapshots.hold();
+        self.inner.db.checkpoint(dir, &witnessed)?;
         let snapshots = db::default_snapshot_dir(dir);
         make_dir(&snapshots)?;
-        copy_snapshots(self.inner.snapshots.path(), &snapshots)?;
-        self.inner.db.checkpoint(dir, &witnessed)?;
         copy_snapshots(self.inner.snapshots.path(), &snapshots)?;
         keep_named(dir, &snapshots)?;
         sync_dir(&snapshots)?;
         sync_dir(dir)
-    }
-}
-
-/// A snapshot's file went when it was replaced, or a log when it got another name.
-fn has_gone_meanwhile(error: &Error) -> bool {
-    match error {
-        Error::Io {
-            op: "find", source, ..
-        } => source.kind() == std::io::ErrorKind::NotFound,
-        Error::Rocks { op, .. } => *op == CHECKPOINT,
-        _ => false,
     }
 }
 
@@ -111,7 +99,7 @@ fn discard(dir: &Path) -> Result<()> {
     }
 }
 
-/// Every finished snapshot file that is not there yet.
+/// Every finished snapshot file.
 fn copy_snapshots(from: &Path, to: &Path) -> Result<()> {
     let listing = fs::read_dir(from).map_err(|e| Error::io("list", from, e))?;
     for file in listing {
@@ -119,24 +107,21 @@ fn copy_snapshots(from: &Path, to: &Path) -> Result<()> {
         let is_finished = name.to_str().is_some_and(|name| {
             name.ends_with(snapshot::FINAL_SUFFIX) && snapshot::group_of_file(name).is_some()
         });
-        let target = to.join(&name);
-        if is_finished && !target.exists() {
-            link_or_copy(&from.join(&name), &target)?;
+        if is_finished {
+            link_or_copy(&from.join(&name), &to.join(&name))?;
         }
     }
     Ok(())
 }
 
-/// One that goes meanwhile is no error: its record has been replaced.
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     let copy = || {
         fs::copy(from, to)?;
         fs::File::open(to)?.sync_all()
     };
-    match fs::hard_link(from, to).or_else(|_| copy()) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("copy", from, e)),
-        _ => Ok(()),
-    }
+    fs::hard_link(from, to)
+        .or_else(|_| copy())
+        .map_err(|e| Error::io("copy", from, e))
 }
 
 /// Checks that the copy opens and that the files its records name are there; removes the others.

@@ -3,6 +3,14 @@
 //! Data goes to stdout, what is said about it to stderr; `--json` makes stdout one JSON document
 //! (`dump`: one per line). The exit code says how the store is: see [`exit::Exit`].
 
+/// Prints a line to stdout, or returns the error from the function: whoever reads may have gone.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout().lock(), $($arg)*)?
+    }};
+}
+
 mod args;
 mod commands;
 mod exit;
@@ -11,6 +19,7 @@ mod mend;
 mod survey;
 mod verdict;
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -36,7 +45,11 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(exit) => exit.into(),
         Err(e) => {
-            eprintln!("raft-rocks-ctl: {e:#}");
+            // Whoever reads stdout and has seen enough need not be told.
+            let io = e.downcast_ref::<std::io::Error>();
+            if io.is_none_or(|e| e.kind() != ErrorKind::BrokenPipe) {
+                eprintln!("raft-rocks-ctl: {e:#}");
+            }
             Exit::of_error(&e).into()
         }
     }

@@ -170,6 +170,18 @@ fn a_backup_that_is_not_whole_is_refused() {
     }
 }
 
+/// The witness of a restored store speaks of its own log.
+#[test]
+fn a_restored_store_is_witnessed_to_its_end() {
+    let places = Places::new();
+    make_store(&places.store);
+    open(&places.store).backup(&places.backup).unwrap();
+    tools::restore(&places.backup, &places.restored).unwrap();
+    let now = on(&places.restored, &["inspect", "--json"]).json();
+    assert_eq!(now["witness"]["sequence"], now["sequence"]);
+    assert_eq!(now["witness"]["store_id"], now["store_id"]);
+}
+
 #[test]
 fn nothing_is_restored_over_something() {
     let places = Places::new();

@@ -197,6 +197,32 @@ fn an_accepted_loss_gives_the_store_another_identity() {
         let before = id(&store);
         assert_eq!(on(&store, &["repair", "--yes", "--accept-loss"]).code, 0);
         assert_eq!(id(&store) != before, changes, "{name}");
+        let now = on(&store, &["inspect", "--json"]).json();
+        if changes {
+            assert_eq!(
+                now["witness"]["sequence"], now["sequence"],
+                "nothing was written since"
+            );
+        }
+    }
+}
+
+/// `raft-rocks-ctl ... | head` is no reason to panic.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure_to_talk_of() {
+    let dir = tempfile::tempdir().unwrap();
+    make_store(dir.path());
+    for command in ["inspect", "verify", "dump", "doctor"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut tool = std::process::Command::new(env!("CARGO_BIN_EXE_raft-rocks-ctl"));
+        let tool = tool.arg(command).arg(dir.path()).stdout(writer);
+        let output = tool.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !stderr.contains("panicked") && !stderr.contains("pipe"),
+            "{command}: {stderr}"
+        );
     }
 }
 
@@ -214,6 +240,35 @@ fn an_undo_copy_is_the_store_as_it_was() {
     std::fs::rename(undo, &store).unwrap();
     assert_eq!(on(&store, &["dump", "--json"]).stdout, before.stdout);
     assert_eq!(on(&store, &["verify"]).code, 3);
+}
+
+/// What an open asks first, which groups there are, may be all that it cannot read.
+#[test]
+fn no_block_of_a_table_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let sound = dir.path().join("sound");
+    make_store(&sound);
+    let opened = open(&sound);
+    for group in [0, 9] {
+        let storage = opened.group(group).unwrap();
+        let next = storage.last_index() + 1;
+        let entries = common::entries_of(next..next + 60, 4, 1000);
+        storage.append(&entries).unwrap();
+    }
+    drop(opened);
+    drop(open(&sound));
+    let table = common::files(&sound, ".sst").pop().unwrap();
+    let len = std::fs::metadata(&table).unwrap().len() as usize;
+    assert!(len > 100_000, "several blocks");
+    let name = table.file_name().unwrap();
+    for place in (500..len - 8000).step_by(8000) {
+        let store = dir.path().join(format!("at-{place}"));
+        common::copy_store(&sound, &store);
+        common::flip_bit(&store.join("db").join(name), place);
+        let said = on(&store, &["verify"]);
+        assert_eq!(said.code, 3, "{place}: {said}");
+        assert!(!opens(&store));
+    }
 }
 
 /// Whatever is damaged, the tool and an open agree on whether the store is sound.

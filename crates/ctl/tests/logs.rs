@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use common::{contents, entries, entry, files, hard_state, members, on, open};
 use raft_rocks::keys::{self, Meta};
-use raft_rocks::record::{self, LastIndex};
+use raft_rocks::record::{self, HardState, LastIndex};
 use raft_rocks::rocksdb::{self, DB, WriteBatch};
 use raft_rocks::{Options, RaftStore};
 
@@ -47,6 +47,17 @@ fn append(db: &DB, index: u64) {
         keys::meta(0, Meta::LastIndex),
         record::encode_meta(0, &last),
     );
+    // As a node that votes in a term of its own before each: entries do not show a vote that is
+    // missing.
+    let state = HardState {
+        term: index,
+        vote: 1,
+        commit: 3,
+    };
+    batch.put(
+        keys::meta(0, Meta::HardState),
+        record::encode_meta(0, &state),
+    );
     db.write(batch).unwrap();
     db.flush_wal(true).unwrap();
 }
@@ -75,8 +86,9 @@ fn several_logs(store: &Path) -> Vec<PathBuf> {
     logs
 }
 
-/// Damages one of the logs, and asserts what is left after a loss was accepted.
-fn left_with(damage: impl FnOnce(&[PathBuf]), last: u64) {
+/// Damages one of the logs, and asserts what is left after a loss was accepted: the last index, and
+/// the term.
+fn left_with(damage: impl FnOnce(&[PathBuf]), last: u64, term: u64) {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     damage(&several_logs(&store));
@@ -86,6 +98,7 @@ fn left_with(damage: impl FnOnce(&[PathBuf]), last: u64) {
     assert_eq!(repaired.code, 0, "{repaired}");
     let storage = open(&store).group(0).unwrap();
     assert_eq!(storage.last_index(), last);
+    assert_eq!(storage.hard_state().term, term, "of another time");
     assert_eq!(
         storage.entries(1, last + 1, None).unwrap(),
         entries(1..last + 1, 1)
@@ -102,14 +115,15 @@ fn several_logs_are_sound() {
 
 #[test]
 fn behind_a_missing_log_nothing_is_kept() {
-    left_with(|logs| fs::remove_file(&logs[1]).unwrap(), 15);
-    left_with(|logs| fs::remove_file(&logs[0]).unwrap(), 10);
+    left_with(|logs| fs::remove_file(&logs[1]).unwrap(), 15, 15);
+    // Nothing says that there was one before: only the entries have a hole.
+    left_with(|logs| fs::remove_file(&logs[0]).unwrap(), 10, 25);
 }
 
 #[test]
 fn behind_a_damaged_log_nothing_is_kept() {
-    left_with(|logs| common::flip_bit(&logs[0], 20), 10);
-    left_with(|logs| common::flip_bit(&logs[1], 400), 18);
+    left_with(|logs| common::flip_bit(&logs[0], 20), 10, 1);
+    left_with(|logs| common::flip_bit(&logs[1], 400), 17, 17);
 }
 
 /// Whole in itself, and yet not what was written.
@@ -120,8 +134,8 @@ fn behind_a_log_that_ends_too_early_nothing_is_kept() {
         bytes[from..].fill(0);
         fs::write(log, bytes).unwrap();
     };
-    left_with(|logs| zero(&logs[1], 0), 15);
-    left_with(|logs| zero(&logs[0], 0), 10);
+    left_with(|logs| zero(&logs[1], 0), 15, 15);
+    left_with(|logs| zero(&logs[0], 0), 10, 1);
 }
 
 /// A store with a family of the application that was never flushed, while group 0 was: its older

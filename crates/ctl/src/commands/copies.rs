@@ -26,7 +26,7 @@ pub fn backup(common: &Common, args: &CopyArgs) -> Result<Exit> {
     store.backup(&args.to)?;
     let of = hex(&store.store_id()?);
     store.close()?;
-    println!("{}: a backup of the store {of}", args.to.display());
+    say!("{}: a backup of the store {of}", args.to.display());
     Ok(Exit::Sound)
 }
 
@@ -34,7 +34,7 @@ pub fn restore(args: &CopyArgs) -> Result<Exit> {
     tools::restore(&args.from, &args.to).context("restoring")?;
     let store =
         RaftStore::open(&args.to, Options::default()).context("opening what was restored")?;
-    println!("{}: store {}", args.to.display(), hex(&store.store_id()?));
+    say!("{}: store {}", args.to.display(), hex(&store.store_id()?));
     store.close()?;
     eprintln!(
         "It has forgotten what the node acknowledged after the backup, votes perhaps. Start a NEW \

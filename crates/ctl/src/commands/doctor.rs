@@ -28,45 +28,47 @@ pub fn run(common: &Common, store: &Store) -> Result<Exit> {
         }
         print_json(&document)?;
     } else {
-        print(&verdict);
+        print(&verdict)?;
     }
     Ok(verdict.exit)
 }
 
-fn print(verdict: &Verdict) {
+fn print(verdict: &Verdict) -> Result<()> {
     if verdict.findings.is_empty() {
-        println!("The store is sound: a node on it can be started.");
-        return;
+        say!("The store is sound: a node on it can be started.");
+        return Ok(());
     }
-    println!("Do not start a node on this store.");
+    say!("Do not start a node on this store.");
     for finding in &verdict.findings {
-        print_finding(finding);
+        print_finding(finding)?;
     }
     for why in verdict.hopeless() {
-        println!("\nIt cannot be mended. {why}.");
+        say!("\nIt cannot be mended. {why}.");
     }
     let plan = verdict.plan();
     if verdict.hopeless().is_empty() {
-        println!("\nA repair would:");
+        say!("\nA repair would:");
         for (what, forgets) in plan {
             let mark = if forgets {
                 " (forgets what was acknowledged)"
             } else {
                 ""
             };
-            println!("  - {what}{mark}");
+            say!("  - {what}{mark}");
         }
     }
-    println!("\nChoices, the best one first:");
+    say!("\nChoices, the best one first:");
     for (number, choice) in choices(verdict).iter().enumerate() {
-        println!("  {}. {choice}.", number + 1);
+        say!("  {}. {choice}.", number + 1);
     }
+    Ok(())
 }
 
-fn print_finding(finding: &Finding) {
-    println!("\n{}", finding.line());
-    println!("  The rule: {}.", finding.invariant);
-    println!("  What it means: {}.", finding.meaning);
+fn print_finding(finding: &Finding) -> Result<()> {
+    say!("\n{}", finding.line());
+    say!("  The rule: {}.", finding.invariant);
+    say!("  What it means: {}.", finding.meaning);
+    Ok(())
 }
 
 fn choices(verdict: &Verdict) -> Vec<&'static str> {

@@ -28,9 +28,9 @@ pub fn run(common: &Common, args: &DumpArgs) -> Result<Exit> {
         let states = States::read(&reading.view, group)?;
         let document = states_json(&states);
         if common.json {
-            println!("{document}");
+            say!("{document}");
         } else {
-            print(&document, 0);
+            print(&document, 0)?;
         }
         if !args.metadata && !entries(common, args, &reading, group)? {
             exit = exit.max(Exit::Lost);

@@ -33,7 +33,7 @@ pub fn run(common: &Common, store: &Store) -> Result<Exit> {
     if common.json {
         print_json(&document)?;
     } else {
-        print(&document, 0);
+        print(&document, 0)?;
     }
     Ok(match reading.view.refusal() {
         Some(refusal) => Exit::of(refusal),
@@ -120,29 +120,30 @@ fn bytes_in(dir: &Path, suffix: &str) -> u64 {
 }
 
 /// A document as lines of names and values.
-pub fn print(value: &Value, depth: usize) {
+pub fn print(value: &Value, depth: usize) -> Result<()> {
     let indent = "  ".repeat(depth);
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
                     Value::Object(_) => {
-                        println!("{indent}{name}:");
-                        print(value, depth + 1);
+                        say!("{indent}{name}:");
+                        print(value, depth + 1)?;
                     }
                     Value::Array(all) if all.iter().any(Value::is_object) => {
-                        println!("{indent}{name}:");
-                        all.iter().for_each(|value| {
-                            println!("{indent}  -");
-                            print(value, depth + 2);
-                        });
+                        say!("{indent}{name}:");
+                        for value in all {
+                            say!("{indent}  -");
+                            print(value, depth + 2)?;
+                        }
                     }
-                    _ => println!("{indent}{name}: {}", plain(value)),
+                    _ => say!("{indent}{name}: {}", plain(value)),
                 }
             }
         }
-        other => println!("{indent}{}", plain(other)),
+        other => say!("{indent}{}", plain(other)),
     }
+    Ok(())
 }
 
 fn plain(value: &Value) -> String {

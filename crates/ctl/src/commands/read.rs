@@ -1,6 +1,5 @@
 //! Reading a store for a command, with a progress bar.
 
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -89,8 +88,8 @@ pub fn progress_bar(entries: u64) -> Result<ProgressBar> {
 
 /// Prints a document to stdout.
 pub fn print_json(value: &Value) -> Result<()> {
-    serde_json::to_writer_pretty(io::stdout().lock(), value)?;
-    println!();
+    let text = serde_json::to_string_pretty(value)?;
+    say!("{text}");
     Ok(())
 }
 

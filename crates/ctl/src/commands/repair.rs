@@ -116,13 +116,13 @@ fn report(common: &Common, verdict: &Verdict, outcome: &Outcome, exit: Exit) -> 
         } else {
             ""
         };
-        println!("{}: {what}{mark}", if done { "done" } else { "to do" });
+        say!("{}: {what}{mark}", if done { "done" } else { "to do" });
     }
     for why in verdict.hopeless() {
-        println!("impossible: {why}");
+        say!("impossible: {why}");
     }
     match outcome {
-        Outcome::Sound => println!("sound: nothing to do"),
+        Outcome::Sound => say!("sound: nothing to do"),
         Outcome::Impossible => {
             eprintln!("Nothing was changed. `doctor` says what can be done instead.")
         }

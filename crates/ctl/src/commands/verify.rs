@@ -21,23 +21,25 @@ pub fn run(common: &Common, store: &Store) -> Result<Exit> {
         return Ok(verdict.exit);
     }
     for survey in &surveys {
-        println!(
+        say!(
             "group {}: {} entries read, {} bytes",
-            survey.states.group, survey.log.entries, survey.log.bytes
+            survey.states.group,
+            survey.log.entries,
+            survey.log.bytes
         );
     }
     for finding in &verdict.findings {
-        println!("{}", finding.line());
+        say!("{}", finding.line());
     }
     let left_out: u64 = surveys
         .iter()
         .map(|survey| survey.log.problems_left_out)
         .sum();
     if left_out > 0 {
-        println!("and {left_out} more places");
+        say!("and {left_out} more places");
     }
     match verdict.exit {
-        Exit::Sound => println!("sound"),
+        Exit::Sound => say!("sound"),
         _ => {
             eprintln!("not sound: `raft-rocks-ctl doctor` says what it means and what can be done")
         }

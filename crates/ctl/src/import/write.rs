@@ -41,7 +41,7 @@ pub fn import(layout: &impl Layout, dir: &Path) -> Result<Exit> {
     bar.finish_and_clear();
     std::fs::rename(&partial, dir).with_context(|| format!("renaming {}", partial.display()))?;
     for group in &groups {
-        println!(
+        say!(
             "group {}: entries [{}, {}), commit {}, applied {}: copied and compared",
             group.id,
             group.base.0 + 1,
