@@ -108,6 +108,8 @@ fn backups_under_load(recycle_wal: bool) {
         stop.store(true, Ordering::Relaxed);
         taken
     });
+    // What was kept for the backups is gone since.
+    assert_eq!(snapshot_files(live.path()).len() as u64, PAIRS);
     for (number, bounds) in taken.iter().enumerate() {
         check_backup(
             &backups.path().join(number.to_string()),
