@@ -105,6 +105,7 @@ fn base(survey: &Survey, applied: u64) -> Result<Base, String> {
         });
     }
     let snapshot = states.snapshot.sound();
+    let snapshot = snapshot.filter(|_| survey.snapshot_file.is_none());
     match log.lowest() {
         Some(1) => Ok(Base { index: 0, term: 0 }),
         Some(lowest) => match snapshot {
