@@ -8,7 +8,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench microbench package
+.PHONY: help setup demo test fuzz crash bench microbench package
 
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
@@ -19,6 +19,7 @@ PROST := --features testing,metrics $(LOCKED)
 PROTOBUF := --package raft-rocks --no-default-features --features protobuf-codec,testing,metrics $(LOCKED)
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= entry_codec keys storage_ops
+CRASH_ROUNDS ?= 160
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,10 +45,16 @@ fuzz: ## Runs each fuzz target for FUZZ_SECONDS (60) on nightly Rust; stops at t
 	@scripts/setup fuzz
 	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
+crash: setup ## Cuts the power, fails I/O, damages files (root); CRASH_ROUNDS scales it (160: some minutes)
+	@$(STAGE) "fault harness" cargo run $(LOCKED) --package raft-rocks-crash -- --rounds $(CRASH_ROUNDS) $(CRASH)
+
 bench: setup ## Compares raft-rocks with its peers, side by side; COMPARE passes flags (--quick)
 	@$(STAGE) "comparison" cargo run --release $(LOCKED) --package raft-rocks-bench -- compare $(COMPARE)
 
-microbench: setup ## Runs the criterion benches in the bench profile; BENCH names one of them
+microcrash: setup ## Cuts the power, fails I/O, damages files (root); CRASH_ROUNDS scales it (160: some minutes)
+	@$(STAGE) "fault harness" cargo run $(LOCKED) --package raft-rocks-crash -- --rounds $(CRASH_ROUNDS) $(CRASH)
+
+bench: setup ## Runs the criterion benches in the bench profile; BENCH names one of them
 	@$(STAGE) "benches" cargo bench --bench '$(or $(BENCH),*)' $(PROST)
 
 package: setup ## Makes the crate as it would be published and builds it from its archive

@@ -7,14 +7,14 @@
 //! installed snapshot, entries, hard state, commit, configuration and applied index, created
 //! snapshot, compaction.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, SnapshotMetadata};
+use smallvec::SmallVec;
 
 use crate::changes::{Batch, Changes};
 use crate::db::Db;
-use crate::entry_cache::Chunk;
+use crate::entry_cache::{Chunk, Places};
 use crate::error::{Error, Result};
 use crate::group_state::GroupState;
 use crate::keys::{self, Meta};
@@ -31,8 +31,10 @@ const POINT_DELETES_MAX: u64 = 64;
 /// What a put of an entry takes beyond its record, at most: tag, lengths, key.
 const PUT_OVERHEAD_BYTES: usize = 48;
 
-/// What the states take that change with most appends.
-const METAS_BYTES: usize = 256;
+/// What the last index takes, which changes with every append, and what the other states take
+/// that a Ready may bring.
+const LAST_INDEX_BYTES: usize = 80;
+const STATES_BYTES: usize = 160;
 
 /// The last index a log can have: one more must still be a number.
 const INDEX_MAX: u64 = u64::MAX - 1;
@@ -113,7 +115,7 @@ pub(crate) struct Compact {
 pub(crate) struct Staged {
     pub changes: Arc<Batch>,
     /// The entries it appends, in order, in the bytes of `changes`.
-    pub appended: Vec<Chunk>,
+    pub appended: SmallVec<[Chunk; 1]>,
     /// What holds once `changes` are committed.
     pub next: GroupState,
     pub sync: Sync,
@@ -135,12 +137,14 @@ pub(crate) struct Staged {
 pub(crate) fn stage(db: &Db, group: u64, state: &GroupState, write: Write<'_>) -> Result<Staged> {
     let entries = write.entries.iter().flat_map(|entries| entries.iter());
     let bytes = entries.map(|entry| record::entry_len(entry) + PUT_OVERHEAD_BYTES);
+    let changes_states = write.hard_state.is_some() || write.commit.is_some();
+    let metas = LAST_INDEX_BYTES + usize::from(changes_states) * STATES_BYTES;
     let mut draft = Draft {
         db,
         group,
         next: state.clone(),
-        changes: Changes::with_capacity(bytes.sum::<usize>() + METAS_BYTES),
-        appended: Vec::new(),
+        changes: Changes::with_capacity(bytes.sum::<usize>() + metas),
+        appended: SmallVec::new(),
         installed: false,
         kept_last: state.last_index(),
         highest: state.last_index(),
@@ -208,7 +212,7 @@ struct Draft<'a> {
     next: GroupState,
     changes: Changes,
     /// First index and places of each run of entries.
-    appended: Vec<(u64, Vec<Range<usize>>)>,
+    appended: SmallVec<[(u64, Places); 1]>,
     installed: bool,
     kept_last: u64,
     /// The highest index that has a key on disk or in `changes`.
@@ -286,7 +290,10 @@ impl Draft<'_> {
                 current,
             });
         }
-        let (low, high) = (keys::entry(self.group, 0), keys::entries_end(self.group));
+        let (low, high) = (
+            keys::entry_buf(self.group, 0),
+            keys::entries_end(self.group),
+        );
         self.db.delete_range(&mut self.changes, &low, &high)?;
         let next = &mut self.next;
         next.terms = crate::term_index::TermIndex::new(record.index, record.term);
@@ -314,8 +321,8 @@ impl Draft<'_> {
         self.next.terms.truncate_suffix(first.index - 1);
         self.kept_last = self.kept_last.min(first.index - 1);
 
-        let mut key = keys::entry(self.group, first.index);
-        let mut places = Vec::with_capacity(entries.len());
+        let mut key = keys::entry_buf(self.group, first.index);
+        let mut places = Places::with_capacity(entries.len());
         for entry in entries {
             let last = self.next.last_index();
             if entry.index != last + 1 || entry.index > INDEX_MAX {
@@ -464,7 +471,10 @@ impl Draft<'_> {
                 snapshot,
             });
         }
-        let (low, high) = (keys::entry(self.group, first), keys::entry(self.group, to));
+        let (low, high) = (
+            keys::entry_buf(self.group, first),
+            keys::entry_buf(self.group, to),
+        );
         self.db.delete_range(&mut self.changes, &low, &high)?;
         self.next.terms.compact(truncated);
         Ok(())
@@ -475,12 +485,12 @@ impl Draft<'_> {
         let last = self.next.last_index();
         if self.highest - last > POINT_DELETES_MAX {
             let (low, high) = (
-                keys::entry(self.group, last + 1),
+                keys::entry_buf(self.group, last + 1),
                 keys::entries_end(self.group),
             );
             return self.db.delete_range(&mut self.changes, &low, &high);
         }
-        let mut key = keys::entry(self.group, last);
+        let mut key = keys::entry_buf(self.group, last);
         for index in last + 1..=self.highest {
             keys::set_index(&mut key, index);
             self.db.delete(&mut self.changes, &key)?;
@@ -490,8 +500,19 @@ impl Draft<'_> {
 
     /// Writes the records that differ from what is on disk, all of them the first time.
     fn put_metas(&mut self, old: &GroupState) -> Result<()> {
-        let next = self.next.clone();
+        let Draft {
+            db,
+            group,
+            next,
+            changes,
+            ..
+        } = self;
         let all = !old.exists;
+        let mut metas = Metas {
+            db,
+            group: *group,
+            changes,
+        };
         let (terms, old_terms) = (&next.terms, &old.terms);
         let truncated = (
             terms.truncated(),
@@ -501,7 +522,7 @@ impl Draft<'_> {
             || Some(truncated.1) != old_terms.term(truncated.0)
             || truncated.0 != old_terms.truncated()
         {
-            self.put(&FirstIndex {
+            metas.put(&FirstIndex {
                 first_index: truncated.0 + 1,
                 truncated_index: truncated.0,
                 truncated_term: truncated.1,
@@ -509,22 +530,22 @@ impl Draft<'_> {
         }
         let last = (terms.last(), terms.last_term());
         if all || last != (old_terms.last(), old_terms.last_term()) {
-            self.put(&LastIndex {
+            metas.put(&LastIndex {
                 last_index: last.0,
                 last_term: last.1,
             })?;
         }
         if all || next.hard_state != old.hard_state {
-            self.put(&next.hard_state)?;
+            metas.put(&next.hard_state)?;
         }
         if all || next.commit() != old.commit() {
-            self.put(&UncommitIndex {
+            metas.put(&UncommitIndex {
                 uncommit_index: next.commit() + 1,
             })?;
         }
         if all || (next.applied, &next.conf_state) != (old.applied, &old.conf_state) {
             let conf_state = ConfState::clone(&next.conf_state);
-            self.put(&AppliedConfState {
+            metas.put(&AppliedConfState {
                 conf_state,
                 applied: next.applied,
             })?;
@@ -532,19 +553,28 @@ impl Draft<'_> {
         if next.snapshot != old.snapshot
             && let Some(snapshot) = &next.snapshot
         {
-            self.put(snapshot.as_ref())?;
+            metas.put(snapshot.as_ref())?;
         }
         Ok(())
     }
+}
 
+/// Where records go that a group has one of.
+struct Metas<'a> {
+    db: &'a Db,
+    group: u64,
+    changes: &'a mut Changes,
+}
+
+impl Metas<'_> {
     fn put<R: MetaRecord>(&mut self, record: &R) -> Result<()> {
-        let key = keys::meta(self.group, R::META);
+        let key = keys::meta_buf(self.group, R::META);
         let encode = |out: &mut Vec<u8>| {
             record::append_meta(self.group, record, out);
             Ok(())
         };
         let len = record::meta_len(record);
-        let put = self.db.put_with(&mut self.changes, &key, len, encode);
+        let put = self.db.put_with(self.changes, &key, len, encode);
         put.map(|_| ())
     }
 }
@@ -553,11 +583,11 @@ impl Draft<'_> {
 pub(crate) fn stage_destroy(db: &Db, group: u64) -> Result<Arc<Batch>> {
     let mut changes = Changes::default();
     for meta in Meta::ALL {
-        db.delete(&mut changes, &keys::meta(group, meta))?;
+        db.delete(&mut changes, &keys::meta_buf(group, meta))?;
     }
     db.delete_range(
         &mut changes,
-        &keys::entry(group, 0),
+        &keys::entry_buf(group, 0),
         &keys::entries_end(group),
     )?;
     Ok(Arc::new(changes.finish()))

@@ -131,7 +131,7 @@ pub struct Options {
     /// Whether write-ahead logs are written over old ones instead of growing new ones, which
     /// spares each sync the file system's own journal. Behind the end of such a log stands what
     /// is left of an older one, so that only the witness tells a last write that was damaged from
-    /// one that a power cut tore. Default: off. Ignored by [`with_db`](crate::RaftStore::with_db).
+    /// one that a power cut tore. Default: on. Ignored by [`with_db`](crate::RaftStore::with_db).
     pub recycle_wal: bool,
 
     /// Whether RocksDB counts its syncs and bytes, for
@@ -153,7 +153,7 @@ impl Default for Options {
             snapshot_payload: SnapshotPayload::Inline,
             snapshot_dir: None,
             column_families: Vec::new(),
-            recycle_wal: false,
+            recycle_wal: true,
             statistics: false,
         }
     }

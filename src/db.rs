@@ -504,7 +504,7 @@ impl Db {
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.rocks
             .get_cf(&raft_family!(self), key)
-            .map_err(Error::rocks("read"))
+            .map_err(|e| self.reading(e))
     }
 
     /// Visits the raft records in `[low, high)` in order, to the end without `high`, until
@@ -531,7 +531,11 @@ impl Db {
             }
             iterator.next();
         }
-        iterator.status().map_err(Error::rocks("read"))
+        iterator.status().map_err(|e| self.reading(e))
+    }
+
+    fn reading(&self, error: rocksdb::Error) -> Error {
+        found_by_rocks("read", self.rocks.path(), error)
     }
 }
 
@@ -570,7 +574,7 @@ fn check_len(what: impl Fn() -> String, len: usize) -> Result<()> {
 }
 
 /// What RocksDB itself finds damaged gets our error, which says what to do about it.
-fn opening(path: &Path, error: rocksdb::Error) -> Error {
+fn found_by_rocks(op: &'static str, path: &Path, error: rocksdb::Error) -> Error {
     if error.kind() == rocksdb::ErrorKind::Corruption {
         let expected = "files as RocksDB wrote them";
         return Error::corruption(
@@ -580,10 +584,11 @@ fn opening(path: &Path, error: rocksdb::Error) -> Error {
             error.to_string(),
         );
     }
-    Error::Rocks {
-        op: "open",
-        source: error,
-    }
+    Error::Rocks { op, source: error }
+}
+
+fn opening(path: &Path, error: rocksdb::Error) -> Error {
+    found_by_rocks("open", path, error)
 }
 
 fn decode_format(bytes: &[u8]) -> Result<StoreFormat> {

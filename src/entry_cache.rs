@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use raft::eraftpb::Entry;
+use smallvec::SmallVec;
 
 use crate::changes::Batch;
 use crate::record;
@@ -16,13 +17,17 @@ use crate::record;
 /// What a chunk costs beyond its bytes and places.
 const CHUNK_OVERHEAD_BYTES: usize = 96;
 
+/// Where records stand in the bytes of a write. One costs no allocation: most appends of a store
+/// with many groups hold a single entry.
+pub(crate) type Places = SmallVec<[Range<usize>; 1]>;
+
 /// Consecutive entries, in the bytes of one write.
 #[derive(Clone, Debug)]
 pub(crate) struct Chunk {
     /// The index of the first.
     pub first: u64,
     /// Where each one's record stands in `bytes`.
-    pub places: Vec<Range<usize>>,
+    pub places: Places,
     pub bytes: Arc<Batch>,
 }
 
@@ -32,7 +37,11 @@ impl Chunk {
     }
 
     fn cost(&self) -> usize {
-        let places = self.places.capacity() * size_of::<Range<usize>>();
+        let places = if self.places.spilled() {
+            self.places.capacity() * size_of::<Range<usize>>()
+        } else {
+            0
+        };
         self.bytes.capacity() + places + CHUNK_OVERHEAD_BYTES
     }
 

@@ -15,6 +15,8 @@
 //! 2. Entry keys of a group sort by index, because the index is big-endian and last.
 //! 3. No other key of the group sorts between two of its entry keys.
 
+use std::ops::{Deref, DerefMut};
+
 use byteorder::{BigEndian, ByteOrder};
 
 /// The key of the format version, one per store.
@@ -72,11 +74,50 @@ impl Meta {
 pub const KEY_LEN_MAX: usize = GROUP.len() + 8 + ENTRY.len() + INDEX_LEN;
 const _: () = assert!(KEY_LEN_MAX == 35);
 
+/// A key that is needed for a moment: every write makes some, and allocates nothing for them.
+pub(crate) struct KeyBuf {
+    bytes: [u8; KEY_LEN_MAX],
+    len: usize,
+}
+
+impl KeyBuf {
+    const fn new() -> Self {
+        KeyBuf {
+            bytes: [0; KEY_LEN_MAX],
+            len: 0,
+        }
+    }
+
+    /// Appends a part of a key; all together fit.
+    fn extend_from_slice(&mut self, part: &[u8]) {
+        let end = self.len + part.len();
+        debug_assert!(end <= KEY_LEN_MAX, "the longest key there is");
+        if let Some(room) = self.bytes.get_mut(self.len..end) {
+            room.copy_from_slice(part);
+            self.len = end;
+        }
+    }
+}
+
+impl Deref for KeyBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl DerefMut for KeyBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(..self.len).unwrap_or_default()
+    }
+}
+
 /// What the keys of a group's entries have in common, and no other key has.
 pub(crate) const ENTRIES_PREFIX_LEN: usize = KEY_LEN_MAX - INDEX_LEN;
 
 /// Appends the prefix of a group to `out`: nothing for group 0.
-fn put_prefix(out: &mut Vec<u8>, group: u64) {
+fn put_prefix(out: &mut KeyBuf, group: u64) {
     if group != 0 {
         out.extend_from_slice(GROUP);
         out.extend_from_slice(&group.to_be_bytes());
@@ -85,7 +126,12 @@ fn put_prefix(out: &mut Vec<u8>, group: u64) {
 
 /// The key of a record that a group has one of.
 pub fn meta(group: u64, meta: Meta) -> Vec<u8> {
-    let mut key = Vec::with_capacity(KEY_LEN_MAX);
+    meta_buf(group, meta).to_vec()
+}
+
+/// As [`meta`].
+pub(crate) fn meta_buf(group: u64, meta: Meta) -> KeyBuf {
+    let mut key = KeyBuf::new();
     put_prefix(&mut key, group);
     key.extend_from_slice(meta.key());
     key
@@ -93,7 +139,12 @@ pub fn meta(group: u64, meta: Meta) -> Vec<u8> {
 
 /// The key of one entry.
 pub fn entry(group: u64, index: u64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(KEY_LEN_MAX);
+    entry_buf(group, index).to_vec()
+}
+
+/// As [`entry`].
+pub(crate) fn entry_buf(group: u64, index: u64) -> KeyBuf {
+    let mut key = KeyBuf::new();
     put_prefix(&mut key, group);
     key.extend_from_slice(ENTRY);
     key.extend_from_slice(&index.to_be_bytes());
@@ -117,9 +168,9 @@ pub fn entries_end(group: u64) -> Vec<u8> {
 
 /// A key that sorts before every key of groups with at least this id; `id` is not 0.
 pub fn group_floor(id: u64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(GROUP.len() + 8);
+    let mut key = KeyBuf::new();
     put_prefix(&mut key, id);
-    key
+    key.to_vec()
 }
 
 /// What a key of the raft column family stands for.

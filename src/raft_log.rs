@@ -40,12 +40,16 @@ pub(crate) struct RaftLog {
     db: Arc<Db>,
     commits: Arc<GroupCommit>,
     group: u64,
-    snapshots: SnapshotDir,
     snapshot_inline_bytes_max: usize,
     writer: Mutex<()>,
-    /// Shared with the acknowledgements of submitted writes.
-    memory: Arc<RwLock<Memory>>,
+    shared: Arc<Shared>,
     destroyed: AtomicBool,
+}
+
+/// What the acknowledgements of submitted writes need too.
+struct Shared {
+    memory: RwLock<Memory>,
+    snapshots: SnapshotDir,
 }
 
 struct Memory {
@@ -103,15 +107,15 @@ impl Pending {
 }
 
 /// A submitted write is on disk; runs before its callback.
-fn acknowledge(memory: &RwLock<Memory>, snapshots: &SnapshotDir) {
-    let mut memory = memory.write();
+fn acknowledge(shared: &Shared) {
+    let mut memory = shared.memory.write();
     let replaced = memory.pending.pop();
     let pinned = memory.pending.pinned_from();
     memory.cache.pin(pinned);
     memory.cache.evict();
     drop(memory);
     if let Some(file) = replaced {
-        snapshots.discard(&file);
+        shared.snapshots.discard(&file);
     }
 }
 
@@ -190,10 +194,12 @@ impl RaftLog {
             db,
             commits,
             group,
-            snapshots,
             snapshot_inline_bytes_max: options.snapshot_inline_bytes_max,
             writer: Mutex::new(()),
-            memory: Arc::new(RwLock::new(memory)),
+            shared: Arc::new(Shared {
+                memory: RwLock::new(memory),
+                snapshots,
+            }),
             destroyed: AtomicBool::new(false),
         })
     }
@@ -204,16 +210,16 @@ impl RaftLog {
 
     /// Reads the state that the last successful write left.
     pub(crate) fn state<R>(&self, read: impl FnOnce(&GroupState) -> R) -> R {
-        read(&self.memory.read().state)
+        read(&self.shared.memory.read().state)
     }
 
     pub(crate) fn set_cache_bytes_max(&self, bytes_max: usize) {
-        self.memory.write().cache.set_bytes_max(bytes_max);
+        self.shared.memory.write().cache.set_bytes_max(bytes_max);
     }
 
     /// The last index that is durable for certain.
     pub(crate) fn persisted_index(&self) -> u64 {
-        let memory = self.memory.read();
+        let memory = self.shared.memory.read();
         memory
             .persisted
             .index(memory.state.last_index(), self.commits.durable())
@@ -238,12 +244,12 @@ impl RaftLog {
         }
         let changes = Arc::clone(&staged.changes);
         let committed = self.commits.commit(changes, staged.sync)?;
-        let mut memory = self.memory.write();
+        let mut memory = self.shared.memory.write();
         let replaced = self.take_into(&mut memory, staged, committed);
         drop(memory);
         // Only now: a reader that finds the file gone must find the new record in memory.
         if let Some(file) = replaced {
-            self.snapshots.discard(&file);
+            self.shared.snapshots.discard(&file);
         }
         Ok(())
     }
@@ -266,11 +272,11 @@ impl RaftLog {
 
         // Held until the state is in place: the acknowledgement, which may come at any time
         // from here on, waits for it.
-        let mut memory = self.memory.write();
-        let (theirs, snapshots) = (Arc::clone(&self.memory), self.snapshots.clone());
+        let mut memory = self.shared.memory.write();
+        let shared = Arc::clone(&self.shared);
         let submitted = reserved.submit(move |result: Result<()>| {
             if result.is_ok() {
-                acknowledge(&theirs, &snapshots);
+                acknowledge(&shared);
             }
             on_durable(result);
         });
@@ -305,7 +311,7 @@ impl RaftLog {
     fn stage(&self, write: Write<'_>) -> Result<Staged> {
         self.check_alive()?;
         self.db.check_poison()?;
-        let old = self.memory.read().state.clone();
+        let old = self.shared.memory.read().state.clone();
         let mut staged = batch::stage(&self.db, self.group, &old, write)?;
         for file in &staged.new_files {
             file.check_present()?;
@@ -371,9 +377,9 @@ impl RaftLog {
         self.commits.check_thread()?;
         let _writer = self.writer.lock();
         self.check_alive()?;
-        destroy(&self.db, &self.commits, self.group, &self.snapshots)?;
+        destroy(&self.db, &self.commits, self.group, &self.shared.snapshots)?;
         self.destroyed.store(true, Ordering::Release);
-        self.memory.write().cache.clear();
+        self.shared.memory.write().cache.clear();
         Ok(())
     }
 
@@ -473,7 +479,7 @@ impl RaftLog {
     /// Runs `read` on a range that lies within the log.
     fn with_range<R>(&self, low: u64, high: u64, read: impl FnOnce(&Memory) -> R) -> Result<R> {
         self.check_alive()?;
-        let memory = self.memory.read();
+        let memory = self.shared.memory.read();
         let (first, last) = (memory.state.first_index(), memory.state.last_index());
         if low < first {
             return Err(Error::Compacted { index: low, first });
@@ -488,8 +494,8 @@ impl RaftLog {
     /// Reads entries from RocksDB up to the end of `range` or of what fits.
     fn read_cold(&self, range: Range<u64>, fetched: &mut Fetched) -> Result<()> {
         let (low, high) = (
-            keys::entry(self.group, range.start),
-            keys::entry(self.group, range.end),
+            keys::entry_buf(self.group, range.start),
+            keys::entry_buf(self.group, range.end),
         );
         self.db.scan(&low, Some(&high), |key, value| {
             let index = fetched.next;
@@ -519,7 +525,7 @@ impl RaftLog {
             index,
             term,
         };
-        SnapshotWriter::create(&self.snapshots, id, conf_state)
+        SnapshotWriter::create(&self.shared.snapshots, id, conf_state)
     }
 
     /// Takes snapshot data into the store's hands: in the record when it is small, else in a
@@ -546,13 +552,15 @@ impl RaftLog {
 
     /// Opens the stored snapshot's data.
     pub(crate) fn open_snapshot(&self) -> Result<Option<SnapshotReader>> {
-        self.with_snapshot(|record| SnapshotReader::open(&self.snapshots, self.group, record))
+        self.with_snapshot(|record| {
+            SnapshotReader::open(&self.shared.snapshots, self.group, record)
+        })
     }
 
     /// The stored snapshot's metadata with all of its data.
     pub(crate) fn read_snapshot(&self) -> Result<Option<(Arc<SnapshotRecord>, Vec<u8>)>> {
         self.with_snapshot(|record| {
-            let data = snapshot::read_all(&self.snapshots, self.group, record)?;
+            let data = snapshot::read_all(&self.shared.snapshots, self.group, record)?;
             Ok((Arc::clone(record), data))
         })
     }
@@ -633,6 +641,7 @@ impl Fetched {
     }
 
     /// Whether there is room for more.
+    #[inline]
     fn push(&mut self, entry: Entry) -> bool {
         if self.bytes_max < u64::MAX {
             self.bytes = self.bytes.saturating_add(u64::from(entry.compute_size()));

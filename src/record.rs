@@ -449,6 +449,7 @@ pub struct EntryView<'a> {
 }
 
 impl EntryView<'_> {
+    #[inline]
     fn to_entry(self, index: u64) -> eraftpb::Entry {
         let mut entry = eraftpb::Entry::default();
         entry.set_entry_type(self.entry_type);

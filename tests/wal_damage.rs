@@ -1,5 +1,8 @@
 //! Damage to the write-ahead log is noticed at open: a hole in it can swallow hard states,
 //! which neither the contiguity of entries nor the last sequence number would show.
+//!
+//! Of plain logs, whose ends are zeros; `tests/wal_recycling.rs` damages those that are written
+//! over old ones.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,14 +14,20 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{copy_live, database_dir, entries, hard_state, unsynced, wal_files};
+use common::{copy_live, database_dir, entries, hard_state, wal_files};
 use raft_rocks::rocksdb::{self, DB};
-use raft_rocks::{Error, RaftMachineStorage};
+use raft_rocks::{Error, Options, RaftMachineStorage};
 
 const BLOCK: usize = 32 << 10;
 const TERMS: u64 = 20_000;
 /// Types of log records: whole, or the first of several fragments.
 const STARTS: [u8; 2] = [1, 2];
+
+fn unsynced() -> Options {
+    let mut options = common::unsynced();
+    options.recycle_wal = false;
+    options
+}
 
 /// A store whose write-ahead log holds entries, then several blocks of hard states alone,
 /// then entries again. All of it was synced.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rocksdb::{DB, DBRecoveryMode};
 
 use super::options::{descriptors, rocks_options};
-use super::{Db, decode_format, opening};
+use super::{Db, decode_format, found_by_rocks, opening};
 use crate::config::{Options, RAFT_COLUMN_FAMILY};
 use crate::error::{Error, Result};
 use crate::keys;
@@ -48,11 +48,20 @@ pub(super) struct Check<'a> {
     pub witness: Option<&'a witness::slot::Record>,
 }
 
+/// Whether RocksDB has been seen to recover everything that the logs hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Proven,
+    Open,
+}
+
 impl Check<'_> {
     pub(super) fn run(&self) -> Result<()> {
         let mut logs = live_logs::scan(self.path)?;
         if logs.iter().any(Log::has_tail) {
-            self.cut_tails(&logs)?;
+            if self.cut_tails(&logs)? == Reach::Proven {
+                return Ok(());
+            }
             logs = live_logs::scan(self.path)?;
         }
         let rocks = self.open_read_only(&rocks_options(self.options))?;
@@ -79,7 +88,9 @@ impl Check<'_> {
     /// [`Error::Corruption`]: the witness is missing or another store's.
     /// [`Error::UnsupportedFormat`].
     fn witnessed(&self, rocks: &DB) -> Result<Option<u64>> {
-        let format = rocks.get(keys::FORMAT).map_err(Error::rocks("read"))?;
+        let format = rocks
+            .get(keys::FORMAT)
+            .map_err(|e| found_by_rocks("read", self.path, e))?;
         let format = format.map(|bytes| decode_format(&bytes)).transpose()?;
         let path = || witness::path(self.dir).display().to_string();
         match (format, self.witness) {
@@ -98,8 +109,9 @@ impl Check<'_> {
 
     /// Cuts off what stands behind the whole records of the logs that recovery needs, unless
     /// something in front of the witnessed sequence number is missing: then nothing is touched.
-    fn cut_tails(&self, logs: &[Log]) -> Result<()> {
-        // Whatever stands in the logs, this opens; what it recovers is not looked at.
+    /// Every recycled log ends in such a tail, so that this must not cost another recovery.
+    fn cut_tails(&self, logs: &[Log]) -> Result<Reach> {
+        // Whatever stands in the logs, this opens; only how far it comes is looked at.
         let mut rocks_options = rocks_options(self.options);
         rocks_options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
         let rocks = self.open_read_only(&rocks_options)?;
@@ -107,9 +119,16 @@ impl Check<'_> {
         let needed = needed_logs(&rocks)?;
         let needed = || logs.iter().filter(|log| log.number >= needed);
         let Standing { held, damage } = live_logs::standing(needed())?;
+        let reached = rocks.latest_sequence_number();
+        // In the mode that goes on behind everything: where the logs' whole records end, and
+        // without damage, the mode that stops at it gets just as far.
+        let reach = match &held {
+            Some(held) if damage.is_none() && held.end == reached + 1 => Reach::Proven,
+            _ => Reach::Open,
+        };
         let recovered = match (held, &damage) {
             (Some(held), _) => held.end.saturating_sub(1),
-            (None, None) => rocks.latest_sequence_number(),
+            (None, None) => reached,
             // What was recovered may stand behind the damage.
             (None, Some(_)) => self.flushed()?,
         };
@@ -119,7 +138,8 @@ impl Check<'_> {
             Some(damage) if checked.is_err() || witnessed.is_none() => return Err(damage),
             _ => checked?,
         }
-        needed().try_for_each(Log::cut_tail)
+        needed().try_for_each(Log::cut_tail)?;
+        Ok(reach)
     }
 
     /// The last sequence number outside of the logs.

@@ -115,6 +115,10 @@ pub struct CommitStats {
     pub stalls: u64,
 }
 
+/// One is written, one waits for its sync, one is acknowledged.
+const SPARE_MAX: usize = 3;
+const SPARE_CAPACITY_MAX: usize = 1024;
+
 /// Enough to be worth a write of their own before all are there whom the committer waits for.
 const WRITES_AT_ONCE_MIN: usize = 16;
 
@@ -137,6 +141,9 @@ struct State<J: Journal> {
     queued: VecDeque<Accepted<J>>,
     /// Written, in the order of tickets, and not yet acknowledged.
     unacknowledged: VecDeque<Accepted<J>>,
+    /// Empty, with room for what comes next: growing one for each batch would cost more than
+    /// to fill it.
+    spare: Vec<VecDeque<Accepted<J>>>,
     queued_bytes: usize,
     /// Written since the last sync began, by the committer.
     unsynced_bytes: usize,
@@ -162,8 +169,8 @@ struct Accepted<J: Journal> {
     ticket: u64,
     request: Request<J>,
     done: OnDone<J::Error>,
-    /// Of the first request of a write that failed.
-    cause: Option<J::Error>,
+    /// Of the first request of a write that failed. Boxed: most have none, and move.
+    cause: Option<Box<J::Error>>,
 }
 
 impl<J: Journal> State<J> {
@@ -171,6 +178,7 @@ impl<J: Journal> State<J> {
         State {
             queued: VecDeque::new(),
             unacknowledged: VecDeque::new(),
+            spare: Vec::new(),
             queued_bytes: 0,
             unsynced_bytes: 0,
             rounds: 0,
@@ -198,11 +206,12 @@ impl<J: Journal> State<J> {
 
     /// The next requests that fit into one write; at least one.
     fn take_batch(&mut self, bytes_max: usize) -> VecDeque<Accepted<J>> {
+        let mut batch = self.spare.pop().unwrap_or_default();
         if self.queued_bytes <= bytes_max {
             self.queued_bytes = 0;
-            return std::mem::take(&mut self.queued);
+            std::mem::swap(&mut batch, &mut self.queued);
+            return batch;
         }
-        let mut batch = VecDeque::new();
         let mut bytes = 0;
         while let Some(next) = self.queued.front() {
             bytes += next.request.bytes;
@@ -233,15 +242,22 @@ impl<J: Journal> State<J> {
         }
         let answered =
             |accepted: &Accepted<J>| !accepted.request.sync || accepted.ticket <= durable;
-        if self.unacknowledged.iter().all(answered) {
-            return std::mem::take(&mut self.unacknowledged);
+        let waiting = |accepted: &Accepted<J>| !answered(accepted);
+        match self.unacknowledged.iter().position(waiting) {
+            Some(0) => VecDeque::new(),
+            Some(count) => self.unacknowledged.drain(..count).collect(),
+            None => {
+                let empty = self.spare.pop().unwrap_or_default();
+                std::mem::replace(&mut self.unacknowledged, empty)
+            }
         }
-        let count = self
-            .unacknowledged
-            .iter()
-            .take_while(|a| answered(a))
-            .count();
-        self.unacknowledged.drain(..count).collect()
+    }
+
+    /// Keeps what an emptied queue has allocated, unless it is much.
+    fn keep(&mut self, emptied: VecDeque<Accepted<J>>) {
+        if self.spare.len() < SPARE_MAX && emptied.capacity() <= SPARE_CAPACITY_MAX {
+            self.spare.push(emptied);
+        }
     }
 
     fn wants_sync(&self, durable: u64) -> bool {
@@ -434,11 +450,13 @@ impl<J: Journal> Queue<J> {
     /// Waits a moment for those who were acknowledged at last: a sync that begins without them
     /// makes them wait for two.
     fn gather<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {
-        let seen = state.last_ticket;
+        let missing = WRITES_AT_ONCE_MIN.saturating_sub(state.queued.len()).max(1);
+        let enough = state.company_at.min(state.last_ticket + missing as u64);
         let mut rounds = state.rounds;
         drop(state);
         let mut patient = true;
-        while patient && self.submitted.load(Ordering::Acquire) == seen {
+        // Without the lock, which those who are waited for need.
+        while patient && self.submitted.load(Ordering::Acquire) < enough {
             patient = self.journal.pause(rounds);
             rounds += 1;
         }
@@ -547,9 +565,10 @@ impl<J: Journal> Queue<J> {
         if let Err(cause) = self.end_write(&mut state, ticket, written)
             && let Some(first) = batch.front_mut()
         {
-            first.cause = Some(cause);
+            first.cause = Some(Box::new(cause));
         }
         state.unacknowledged.append(&mut batch);
+        state.keep(batch);
         state.unsynced_bytes += bytes;
         self.wake(&state);
         state
@@ -566,7 +585,7 @@ impl<J: Journal> Queue<J> {
         if let Err(cause) = self.end_sync(&mut state, covered, synced)
             && let Some(first) = state.unacknowledged.front_mut()
         {
-            first.cause = Some(cause);
+            first.cause = Some(Box::new(cause));
         }
         state
     }
@@ -616,7 +635,7 @@ impl<J: Journal> Queue<J> {
     fn acknowledge<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<J>>,
-        answered: VecDeque<Accepted<J>>,
+        mut answered: VecDeque<Accepted<J>>,
     ) -> MutexGuard<'a, State<J>> {
         let failed = state.failed;
         state.acknowledging = true;
@@ -627,15 +646,16 @@ impl<J: Journal> Queue<J> {
         self.journal.backlog_is(state.backlog);
         self.room.notify_all();
         drop(state);
-        for accepted in answered {
+        for accepted in answered.drain(..) {
             (accepted.done)(match accepted.cause {
-                Some(cause) => Err(cause),
+                Some(cause) => Err(*cause),
                 None if failed => Err(self.journal.refusal()),
                 None => Ok(()),
             });
         }
         let mut state = self.state.lock();
         state.acknowledging = false;
+        state.keep(answered);
         state
     }
 }

@@ -34,7 +34,7 @@ pub struct Expected {
 pub struct Workload {
     random: fastrand::Rng,
     pub expected: Expected,
-    snapshot_files: bool,
+    pub snapshot_files: bool,
 }
 
 pub enum Op {
@@ -51,6 +51,12 @@ impl Op {
     /// a compaction, can be learnt or done again.
     pub fn is_synced(&self) -> bool {
         !matches!(self, Op::Applied(_) | Op::Compact(_))
+    }
+
+    /// Whether it may be synced under every policy, and everything before it: where a snapshot
+    /// has a file, or had one.
+    pub fn concerns_snapshots(&self) -> bool {
+        matches!(self, Op::Snapshot(..) | Op::Install(..))
     }
 
     /// Performs it without waiting for the disk where that is possible: the others return when
@@ -204,14 +210,19 @@ impl Expected {
     }
 
     pub fn found_in(storage: &RaftMachineStorage) -> Expected {
+        Expected::read_from(storage).unwrap()
+    }
+
+    /// What a group holds that may be damaged.
+    pub fn read_from(storage: &RaftMachineStorage) -> Result<Expected> {
         let (first, last) = (storage.first_index(), storage.last_index());
-        Expected {
+        Ok(Expected {
             first,
-            entries: storage.entries(first, last + 1, None).unwrap(),
+            entries: storage.entries(first, last + 1, None)?,
             hard_state: storage.hard_state(),
             applied: storage.applied_index(),
-            snapshot: found_snapshot(storage),
-        }
+            snapshot: found_snapshot(storage)?,
+        })
     }
 }
 
@@ -224,13 +235,13 @@ fn in_term(term: u64, commit: u64) -> HardState {
     hard_state(term, term % 3 + 1, commit)
 }
 
-fn found_snapshot(storage: &RaftMachineStorage) -> (u64, usize) {
+fn found_snapshot(storage: &RaftMachineStorage) -> Result<(u64, usize)> {
     let Some(metadata) = storage.snapshot_metadata() else {
-        return (0, 0);
+        return Ok((0, 0));
     };
     let mut data = Vec::new();
-    let mut reader = storage.open_snapshot().unwrap().expect("a snapshot");
+    let mut reader = storage.open_snapshot()?.expect("a snapshot");
     reader.read_to_end(&mut data).unwrap();
     assert!(data.iter().all(|byte| *byte == FILL), "a snapshot's data");
-    (metadata.index, data.len())
+    Ok((metadata.index, data.len()))
 }

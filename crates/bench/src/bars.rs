@@ -95,7 +95,7 @@ const BARS: [Bar; 24] = [
 ];
 
 const SYSTEM: &str = "raft-rocks";
-const SYSTEM_RECYCLED: &str = "raft-rocks-recycled";
+const SYSTEM_PLAIN: &str = "raft-rocks-plain";
 
 /// A bar and what was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -126,8 +126,8 @@ impl Bar {
                 Figure::Value => outcome.value,
             }
         };
-        let system = if self.only == RECYCLED {
-            SYSTEM_RECYCLED
+        let system = if self.only == UNRECYCLED {
+            SYSTEM_PLAIN
         } else {
             SYSTEM
         };

@@ -1,11 +1,12 @@
 //! Who appends: the same code for every contender, and cheap enough not to be what is measured.
 
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Barrier, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use parking_lot::{Condvar, Mutex};
 use raft_rocks::raft::eraftpb::{Entry, HardState};
 
 use crate::contenders::{Contender, System};
@@ -31,7 +32,7 @@ impl Model {
             (System::RaftRocksThreads | System::RaftEngineWriterThreads, 1) => None,
             (System::RawAppend | System::RawOverwrite, 2..) => None,
             (System::MemStorage, _) => None,
-            (System::RaftRocks | System::RaftRocksRecycled | System::RaftEngineWriter, 2..) => {
+            (System::RaftRocks | System::RaftRocksPlain | System::RaftEngineWriter, 2..) => {
                 Some(Model::Poller)
             }
             _ => Some(Model::Threads),
@@ -185,28 +186,79 @@ struct Completed {
     result: Result<()>,
 }
 
+/// Completions on their way to the poller.
+///
+/// One completion seldom comes alone. A poller that goes to sleep after each has itself woken
+/// for the next, and where it shares a processor with the thread that reports them, the two
+/// change places for every single one: that, and nothing of the store, would be measured. So it
+/// lets others run for a moment before it sleeps, as a poller does that has more to do.
+#[derive(Default)]
+struct Completions {
+    arrived: Mutex<Vec<Completed>>,
+    count: AtomicUsize,
+    wake: Condvar,
+}
+
+/// How long the poller looks for more before it sleeps.
+const LINGER: Duration = Duration::from_micros(50);
+/// Nothing takes as long, unless a contender forgot somebody.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+impl Completions {
+    fn push(&self, completed: Completed) {
+        let mut arrived = self.arrived.lock();
+        arrived.push(completed);
+        self.count.store(arrived.len(), Ordering::Release);
+        // Costs nothing while nobody sleeps.
+        self.wake.notify_one();
+    }
+
+    /// Everything that has arrived, at least one, in the place of what `into` held.
+    fn take(&self, into: &mut Vec<Completed>) -> Result<()> {
+        into.clear();
+        let since = Instant::now();
+        while self.count.load(Ordering::Acquire) == 0 && since.elapsed() < LINGER {
+            thread::yield_now();
+        }
+        let mut arrived = self.arrived.lock();
+        while arrived.is_empty() {
+            let waited = self.wake.wait_for(&mut arrived, GIVE_UP);
+            ensure!(
+                !waited.timed_out() || !arrived.is_empty(),
+                "an append was not reported durable within a minute"
+            );
+        }
+        std::mem::swap(&mut *arrived, into);
+        self.count.store(0, Ordering::Release);
+        Ok(())
+    }
+}
+
 fn poller(
     contender: &dyn Contender,
     clients: &mut [Client],
     shape: Shape,
     length: Duration,
 ) -> Result<Burst> {
-    let (completed, completions) = mpsc::channel();
+    let completions = Arc::new(Completions::default());
     let mut in_flight = 0;
     let mut latencies = Vec::with_capacity(1 << 12);
     let start = Instant::now();
     for number in 0..clients.len() {
-        submit(contender, clients, number, shape, &completed)?;
+        submit(contender, clients, number, shape, &completions)?;
         in_flight += 1;
     }
+    let mut arrived = Vec::new();
     while in_flight > 0 {
-        let done = receive(&completions)?;
-        done.result?;
-        in_flight -= 1;
-        latencies.push(done.latency.as_nanos() as u64);
-        if start.elapsed() < length {
-            submit(contender, clients, done.client, shape, &completed)?;
-            in_flight += 1;
+        completions.take(&mut arrived)?;
+        for done in arrived.drain(..) {
+            done.result?;
+            in_flight -= 1;
+            latencies.push(done.latency.as_nanos() as u64);
+            if start.elapsed() < length {
+                submit(contender, clients, done.client, shape, &completions)?;
+                in_flight += 1;
+            }
         }
     }
     Ok(Burst {
@@ -215,27 +267,19 @@ fn poller(
     })
 }
 
-fn receive(completions: &Receiver<Completed>) -> Result<Completed> {
-    let timeout = Duration::from_secs(60);
-    completions
-        .recv_timeout(timeout)
-        .context("an append was not reported durable within a minute")
-}
-
 fn submit(
     contender: &dyn Contender,
     clients: &mut [Client],
     number: usize,
     shape: Shape,
-    completed: &Sender<Completed>,
+    completions: &Arc<Completions>,
 ) -> Result<()> {
     let client = clients.get_mut(number).context("no such group")?;
     let (entries, hard_state) = client.next(shape);
-    let completed = completed.clone();
+    let completions = Arc::clone(completions);
     let start = Instant::now();
     let done = move |result| {
-        // Nobody listens any more when the turn has failed already.
-        let _ = completed.send(Completed {
+        completions.push(Completed {
             client: number,
             latency: start.elapsed(),
             result,

@@ -29,8 +29,8 @@ pub enum System {
     RaftRocks,
     /// This project, a thread per group that waits for its append.
     RaftRocksThreads,
-    /// This project with `Options::recycle_wal`.
-    RaftRocksRecycled,
+    /// This project without `Options::recycle_wal`.
+    RaftRocksPlain,
     /// The `raft-engine` crate, a thread per group.
     RaftEngine,
     /// `raft-engine` behind one writer thread that merges all groups, as TiKV uses it.
@@ -54,8 +54,8 @@ pub enum System {
 pub enum Store {
     /// [`System::RaftRocks`] and its thread model.
     RaftRocks,
-    /// [`System::RaftRocksRecycled`].
-    RaftRocksRecycled,
+    /// [`System::RaftRocksPlain`].
+    RaftRocksPlain,
     /// [`System::RaftEngine`].
     RaftEngine,
     /// [`System::RaftEngineWriter`] and its thread model.
@@ -81,7 +81,7 @@ impl System {
         match self {
             System::RaftRocks => "raft-rocks",
             System::RaftRocksThreads => "raft-rocks-threads",
-            System::RaftRocksRecycled => "raft-rocks-recycled",
+            System::RaftRocksPlain => "raft-rocks-plain",
             System::RaftEngine => "raft-engine",
             System::RaftEngineWriter => "raft-engine-writer",
             System::RaftEngineWriterThreads => "raft-engine-writer-threads",
@@ -97,7 +97,7 @@ impl System {
     pub fn store(self) -> Option<Store> {
         match self {
             System::RaftRocks | System::RaftRocksThreads => Some(Store::RaftRocks),
-            System::RaftRocksRecycled => Some(Store::RaftRocksRecycled),
+            System::RaftRocksPlain => Some(Store::RaftRocksPlain),
             System::RaftEngine => Some(Store::RaftEngine),
             System::RaftEngineWriter | System::RaftEngineWriterThreads => {
                 Some(Store::RaftEngineWriter)
@@ -174,8 +174,8 @@ pub trait Contender: Send + Sync {
 /// Opens a contender in `dir`, which exists.
 pub fn open(store: Store, dir: &Path, setup: Setup) -> Result<Arc<dyn Contender>> {
     Ok(match store {
-        Store::RaftRocks => Arc::new(raft_rocks::RaftRocks::open(dir, setup, false)?),
-        Store::RaftRocksRecycled => Arc::new(raft_rocks::RaftRocks::open(dir, setup, true)?),
+        Store::RaftRocks => Arc::new(raft_rocks::RaftRocks::open(dir, setup, true)?),
+        Store::RaftRocksPlain => Arc::new(raft_rocks::RaftRocks::open(dir, setup, false)?),
         Store::RaftEngine => Arc::new(raft_engine::RaftEngine::open(dir, setup)?),
         Store::RaftEngineWriter => {
             Arc::new(raft_engine_writer::RaftEngineWriter::open(dir, setup)?)

@@ -121,11 +121,11 @@ fn warm_up(
 ) -> Result<()> {
     let reuses = matches!(
         store,
-        Store::RaftRocks | Store::RaftRocksRecycled | Store::RaftEngine | Store::RaftEngineWriter
+        Store::RaftRocks | Store::RaftEngine | Store::RaftEngineWriter
     );
     let bytes = match store {
         // The first log is free for reuse once the second is full: a third begins in it.
-        Store::RaftRocksRecycled => file_bytes * 5 / 2,
+        Store::RaftRocks => file_bytes * 5 / 2,
         _ if reuses => file_bytes * 5 / 4,
         _ => 0,
     };

@@ -81,7 +81,7 @@ damages! {
         |store| shorten(&newest_log(store));
     bit_flip_in_the_log: 3 "log-damaged" ".log" Accepted(after(11, 43)),
         |store| flip_bit(&newest_log(store), 1500);
-    bit_flip_in_a_table: 3 "database-damaged" "the store" Impossible,
+    bit_flip_in_a_table: 3 "database-damaged" "/db" Impossible,
         |store| flip_bit(&files(store, ".sst")[0], 200);
     table_missing: 3 "database-damaged" "/db" Impossible,
         |store| fs::remove_file(&files(store, ".sst")[0]).unwrap();
