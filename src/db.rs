@@ -15,8 +15,13 @@
 //! An iterator's end is believed only after its status was checked, every iterator seeks in
 //! total order, and none reads below a group's first entry (rule 20 of the contract).
 
+mod backup;
 mod check;
 mod options;
+#[cfg(feature = "tools")]
+pub(crate) mod salvage;
+#[cfg(feature = "tools")]
+pub(crate) mod view;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -29,6 +34,7 @@ use parking_lot::Mutex;
 use rocksdb::statistics::Ticker;
 use rocksdb::{DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
+pub(crate) use self::backup::CHECKPOINT;
 use self::check::{Check, check_is_new};
 pub(crate) use self::options::report_slow_build;
 use self::options::{descriptors, rocks_options};
@@ -182,9 +188,10 @@ impl Db {
     /// Opens, or creates, the database of a store that owns its directory.
     pub(crate) fn open(dir: &Path, options: &Options) -> Result<Db> {
         make_dir(dir)?;
-        // Ours, not RocksDB's: the checks before the writable open must not read a database
-        // that another process is writing to.
-        let lock = lock(&dir.join(LOCK_FILE))?;
+        Db::open_locked(dir, options, lock_store(dir)?)
+    }
+
+    fn open_locked(dir: &Path, options: &Options, lock: File) -> Result<Db> {
         let path = dir.join(DATABASE_DIR);
         let witness = witness::read(dir)?;
         let existing = if path.join("CURRENT").exists() {
@@ -532,6 +539,12 @@ impl Db {
     }
 }
 
+/// Ours, not RocksDB's: the checks before the writable open must not read a database that another
+/// process is writing to.
+fn lock_store(dir: &Path) -> Result<File> {
+    lock(&dir.join(LOCK_FILE))
+}
+
 /// How RocksDB begins a put into this column family.
 fn learn_put_tag(rocks: &DB, column_family: &str) -> Result<PutTag> {
     const KEY: &[u8] = b"key";
@@ -610,6 +623,18 @@ fn store_id(format: &StoreFormat) -> Result<[u8; 16]> {
     let id = format.store_id.as_slice();
     id.try_into()
         .map_err(|_| no_format("a store id of 16 bytes", format!("{} bytes", id.len())))
+}
+
+/// The database of a store.
+#[cfg(feature = "tools")]
+pub(crate) fn database_path(dir: &Path) -> PathBuf {
+    dir.join(DATABASE_DIR)
+}
+
+/// The file that an open store has locked.
+#[cfg(feature = "tools")]
+pub(crate) fn lock_path(dir: &Path) -> PathBuf {
+    dir.join(LOCK_FILE)
 }
 
 /// The directory of snapshot files, unless the options name another.

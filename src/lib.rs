@@ -120,6 +120,8 @@
 //! - `metrics`: appends, batches, syncs, the queue and the cache, for the recorder of the
 //!   [`metrics`](https://docs.rs/metrics) crate; `docs/operations.md` says what to watch.
 //! - `testing`: a conformance suite for any raft-rs storage, and a model for random scripts.
+//! - `tools`: what an offline tool needs to read, mend and restore a store that [`RaftStore::open`]
+//!   refuses; `raft-rocks-ctl` is built on it. Brings no dependency.
 
 #[cfg(all(feature = "prost-codec", feature = "protobuf-codec"))]
 compile_error!(
@@ -153,6 +155,8 @@ mod storage;
 mod term_index;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "tools")]
+pub mod tools;
 mod wal_scan;
 mod witness;
 

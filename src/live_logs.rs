@@ -44,7 +44,7 @@ pub(crate) fn scan(dir: &Path) -> Result<Vec<Log>> {
 }
 
 /// The logs, oldest first.
-fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let listing = std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
     let mut logs = Vec::new();
     for file in listing {
@@ -159,4 +159,79 @@ pub(crate) fn standing<'a>(logs: impl Iterator<Item = &'a Log>) -> Result<Standi
         damage = log.damage();
     }
     Ok(Standing { held, damage })
+}
+
+/// What of a log has to go so that what is left holds together.
+#[cfg(feature = "tools")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// The file's name.
+    pub name: std::ffi::OsString,
+    /// The bytes that stay, and those there are.
+    pub kept: u64,
+    pub len: u64,
+}
+
+#[cfg(feature = "tools")]
+impl Cut {
+    /// Cuts the log of the database in `dir`, durably.
+    pub(crate) fn apply(&self, dir: &Path) -> Result<()> {
+        self.set_lens(dir, &[self.kept])
+    }
+
+    /// Makes zeros of what would be cut off: the MANIFEST knows how long a log was.
+    pub(crate) fn blank(&self, dir: &Path) -> Result<()> {
+        self.set_lens(dir, &[self.kept, self.len])
+    }
+
+    fn set_lens(&self, dir: &Path, lens: &[u64]) -> Result<()> {
+        let path = dir.join(&self.name);
+        let cut = || {
+            let file = File::options().write(true).open(&path)?;
+            lens.iter().try_for_each(|len| file.set_len(*len))?;
+            file.sync_all()
+        };
+        cut().map_err(|e| Error::io("cut", &path, e))
+    }
+}
+
+/// What has to go of the logs from number `needed` on so that those left follow each other and
+/// what was flushed, without a hole: everything behind the first place that is not whole. Without
+/// `flushed` all of it. Also returns where what stays ends, 0 for nowhere.
+#[cfg(feature = "tools")]
+pub(crate) fn whole_prefix(
+    dir: &Path,
+    needed: u64,
+    flushed: Option<u64>,
+) -> Result<(Vec<Cut>, u64)> {
+    let (mut cuts, mut end) = (Vec::new(), None);
+    let mut goes_on = flushed.is_some();
+    for (number, path) in list(dir)? {
+        if number < needed {
+            continue;
+        }
+        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let (whole, is_sound) = match wal_scan::check(&bytes, number) {
+            Ok(whole) => (whole, true),
+            Err(finding) => (finding.before, false),
+        };
+        let next = end.or(flushed.map(|flushed| flushed + 1));
+        if let (Some(held), Some(next)) = (&whole.held, next) {
+            // Only the first may begin before: with what was flushed already.
+            goes_on &= held.start == next || (end.is_none() && held.start < next);
+        }
+        let kept = if goes_on { whole.end } else { 0 };
+        if kept < bytes.len() {
+            cuts.push(Cut {
+                name: path.file_name().unwrap_or_default().to_owned(),
+                kept: kept as u64,
+                len: bytes.len() as u64,
+            });
+        }
+        if goes_on && let Some(held) = whole.held {
+            end = Some(held.end);
+        }
+        goes_on &= is_sound && kept == bytes.len();
+    }
+    Ok((cuts, end.unwrap_or(0)))
 }

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::group_state::GroupState;
 use crate::keys::{self, Key, Meta};
 use crate::record::{
-    self, AppliedConfState, FirstIndex, HardState, LastIndex, MetaRecord, SnapshotRecord,
-    UncommitIndex,
+    self, AppliedConfState, FirstIndex, HardState, LastIndex, MetaRecord, SnapshotFile,
+    SnapshotRecord, UncommitIndex,
 };
 use crate::snapshot::{self, SnapshotDir};
 use crate::term_index::TermIndex;
@@ -126,6 +126,11 @@ fn read<R: MetaRecord>(db: &Db, group: u64) -> Result<Option<R>> {
 
 fn read_required<R: MetaRecord>(db: &Db, group: u64) -> Result<R> {
     read(db, group)?.ok_or_else(|| breach(group, R::META, "a record", "none"))
+}
+
+/// The file that a group's snapshot record names.
+pub(crate) fn snapshot_file(db: &Db, group: u64) -> Result<Option<SnapshotFile>> {
+    Ok(read::<SnapshotRecord>(db, group)?.and_then(|record| record.file))
 }
 
 /// A group without a first index has nothing else either.

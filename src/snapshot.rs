@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use prost::Message;
 use raft::eraftpb;
 
@@ -34,7 +35,7 @@ const CHUNK_HEADER_LEN: usize = 8;
 const CHUNK_BYTES: usize = 256 << 10;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 const LOCK_FILE: &str = "lock";
-const FINAL_SUFFIX: &str = ".snap";
+pub(crate) const FINAL_SUFFIX: &str = ".snap";
 const TMP_SUFFIX: &str = ".snap.tmp";
 
 /// The place and the term a snapshot was taken at.
@@ -97,7 +98,33 @@ impl SnapshotReference {
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotDir {
     path: PathBuf,
-    _lock: Arc<File>,
+    held: Arc<Mutex<Held>>,
+    /// `None` where no store is open on it.
+    _lock: Option<Arc<File>>,
+}
+
+/// Who keeps files from being removed, and what waits for that.
+#[derive(Debug, Default)]
+struct Held {
+    holders: usize,
+    waiting: Vec<PathBuf>,
+}
+
+/// While it lives, no file is removed: a copy of the records still finds all that they name.
+pub(crate) struct Hold {
+    held: Arc<Mutex<Held>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.held.lock();
+        held.holders -= 1;
+        if held.holders == 0 {
+            held.waiting
+                .drain(..)
+                .for_each(|path| remove_or_warn(&path));
+        }
+    }
 }
 
 impl SnapshotDir {
@@ -106,8 +133,41 @@ impl SnapshotDir {
         let lock = lock(&path.join(LOCK_FILE))?;
         Ok(SnapshotDir {
             path,
-            _lock: Arc::new(lock),
+            held: Arc::default(),
+            _lock: Some(Arc::new(lock)),
         })
+    }
+
+    /// Of a store that nobody opens, or that is only read: nothing is created, nothing locked.
+    pub(crate) fn unlocked(path: PathBuf) -> Self {
+        SnapshotDir {
+            path,
+            held: Arc::default(),
+            _lock: None,
+        }
+    }
+
+    /// Keeps all files that are there.
+    pub(crate) fn hold(&self) -> Hold {
+        self.held.lock().holders += 1;
+        Hold {
+            held: Arc::clone(&self.held),
+        }
+    }
+
+    /// Removes a file, or leaves that to whoever holds it. A failure leaves an orphan for the next
+    /// open, and is logged.
+    fn remove(&self, path: PathBuf) {
+        let mut held = self.held.lock();
+        if held.holders == 0 {
+            remove_or_warn(&path);
+        } else {
+            held.waiting.push(path);
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn file_path(&self, file: &record::SnapshotFile) -> PathBuf {
@@ -147,7 +207,7 @@ impl SnapshotDir {
             };
             if orphan(group, name) {
                 log::info!("removing {}: no record names it", file.path().display());
-                remove_or_warn(&file.path());
+                self.remove(file.path());
             }
         }
         Ok(())
@@ -156,12 +216,12 @@ impl SnapshotDir {
     /// Removes a file that the durable record no longer names. A failure only leaves an
     /// orphan for the next open, so it is logged and not returned.
     pub(crate) fn discard(&self, file: &record::SnapshotFile) {
-        remove_or_warn(&self.file_path(file));
+        self.remove(self.file_path(file));
     }
 }
 
 /// The group whose snapshot file has this name; `None` for names that are not ours.
-fn group_of_file(name: &str) -> Option<u64> {
+pub(crate) fn group_of_file(name: &str) -> Option<u64> {
     let stem = name
         .strip_suffix(FINAL_SUFFIX)
         .or_else(|| name.strip_suffix(TMP_SUFFIX))?;

@@ -1,6 +1,8 @@
 //! [`RaftStore`], [`RaftMachineStorage`] and the implementation of raft's trait: the only
 //! place that produces raft-rs's errors.
 
+mod backup;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;

@@ -71,6 +71,26 @@ pub(crate) fn read(dir: &Path) -> Result<Option<(Record, Slot)>> {
     }
 }
 
+/// Makes the file anew, whole or not at all, in place of any that is there.
+pub(crate) fn write_new(dir: &Path, store_id: [u8; 16], sequence: u64) -> Result<Record> {
+    let record = Record {
+        store_id,
+        counter: 1,
+        sequence,
+    };
+    let mut bytes = record.encode().to_vec();
+    bytes.resize(FILE_LEN, 0);
+    let tmp = dir.join(TMP_FILE);
+    let written = File::create(&tmp).and_then(|file| {
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()
+    });
+    written.map_err(|e| Error::io("write", &tmp, e))?;
+    fs::rename(&tmp, path(dir)).map_err(|e| Error::io("rename", &tmp, e))?;
+    sync_dir(dir)?;
+    Ok(record)
+}
+
 /// The witness of an open store.
 pub(crate) struct Witness {
     shared: Arc<Shared>,
@@ -100,21 +120,7 @@ struct State {
 impl Witness {
     /// Makes the file of a store that has none, or replaces one that never recorded anything.
     pub(crate) fn create(dir: &Path, store_id: [u8; 16], policy: WitnessPolicy) -> Result<Self> {
-        let record = Record {
-            store_id,
-            counter: 1,
-            sequence: 0,
-        };
-        let mut bytes = record.encode().to_vec();
-        bytes.resize(FILE_LEN, 0);
-        let tmp = dir.join(TMP_FILE);
-        let written = File::create(&tmp).and_then(|file| {
-            file.write_all_at(&bytes, 0)?;
-            file.sync_all()
-        });
-        written.map_err(|e| Error::io("write", &tmp, e))?;
-        fs::rename(&tmp, path(dir)).map_err(|e| Error::io("rename", &tmp, e))?;
-        sync_dir(dir)?;
+        let record = write_new(dir, store_id, 0)?;
         Witness::open(dir, (record, Slot::First), policy)
     }
 
@@ -193,6 +199,11 @@ impl Witness {
                 Ok(())
             }
         }
+    }
+
+    /// What it says.
+    pub(crate) fn last(&self) -> Record {
+        self.shared.state.lock().last
     }
 
     /// How often the file has been synced.

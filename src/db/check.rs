@@ -1,12 +1,13 @@
 //! What is proven before the writable open.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rocksdb::{DB, DBRecoveryMode};
 
 use super::options::{descriptors, rocks_options};
-use super::{decode_format, found_by_rocks, opening};
-use crate::config::Options;
+use super::{Db, decode_format, found_by_rocks, opening};
+use crate::config::{Options, RAFT_COLUMN_FAMILY};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::live_logs::{self, Log, Standing};
@@ -70,7 +71,7 @@ impl Check<'_> {
         check_witnessed(recovered, witnessed)
     }
 
-    fn open_read_only(&self, rocks_options: &rocksdb::Options) -> Result<DB> {
+    pub(super) fn open_read_only(&self, rocks_options: &rocksdb::Options) -> Result<DB> {
         DB::open_cf_descriptors_read_only(
             rocks_options,
             self.path,
@@ -178,6 +179,29 @@ impl Check<'_> {
     }
 }
 
+/// Checks the database in `dir` as an open would, cutting torn tails off, and opens it for
+/// reading. Nobody else has it open.
+pub(super) fn check_and_read(dir: &Path, path: &Path) -> Result<Db> {
+    let options = Options::default();
+    let families = list_families(path)?;
+    let witness = witness::read(dir)?;
+    let check = Check {
+        dir,
+        path,
+        options: &options,
+        families: &families,
+        witness: witness.as_ref().map(|(record, _)| record),
+    };
+    check.run()?;
+    let rocks = check.open_read_only(&rocks_options(&options))?;
+    Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, None, None)
+}
+
+/// The column families of a database, by its MANIFEST.
+pub(super) fn list_families(path: &Path) -> Result<Vec<String>> {
+    DB::list_cf(&rocks_options(&Options::default()), path).map_err(|e| opening(path, e))
+}
+
 fn check_witnessed(recovered: u64, witnessed: Option<u64>) -> Result<()> {
     match witnessed {
         Some(witnessed) if recovered < witnessed => Err(Error::AcknowledgedWritesLost {
@@ -189,7 +213,7 @@ fn check_witnessed(recovered: u64, witnessed: Option<u64>) -> Result<()> {
 }
 
 /// The number of the first log that recovery reads.
-fn needed_logs(rocks: &DB) -> Result<u64> {
+pub(super) fn needed_logs(rocks: &DB) -> Result<u64> {
     let property = rocksdb::properties::MIN_LOG_NUMBER_TO_KEEP;
     let needed = rocks.property_int_value(property);
     Ok(needed
