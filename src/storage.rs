@@ -407,7 +407,9 @@ impl RaftMachineStorage {
         self.group.log.write(Write {
             compact,
             ..Write::default()
-        })
+        })?;
+        self.store.inner.db.refill_reserve();
+        Ok(())
     }
 
     /// Stores `data`, the state machine's state at `index`, as the group's snapshot.

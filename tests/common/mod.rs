@@ -6,6 +6,7 @@
     reason = "helpers of tests: each test uses some of them, and a failure may stop it"
 )]
 
+pub mod groups;
 pub mod workload;
 
 use std::ops::Range;
