@@ -99,16 +99,20 @@ impl Disk {
     /// Writes to a file beside the store until nothing more goes in; returns how much did.
     pub fn fill(&self) -> u64 {
         let file = File::create(self.filling()).unwrap();
-        let mut len = 0;
-        let mut piece = vec![7; 1 << 20];
-        while !piece.is_empty() {
-            match file.write_all_at(&piece, len) {
-                Ok(()) => len += piece.len() as u64,
-                Err(_) => piece.truncate(piece.len() / 2),
+        let (mut len, mut synced) = (0, None);
+        // Removed files give their room back with the next sync.
+        while synced != Some(len) {
+            synced = Some(len);
+            let mut piece = vec![7; 1 << 20];
+            while !piece.is_empty() {
+                match file.write_all_at(&piece, len) {
+                    Ok(()) => len += piece.len() as u64,
+                    Err(_) => piece.truncate(piece.len() / 2),
+                }
             }
+            // What has been handed over and not been given a place may fail here.
+            let _ = file.sync_all();
         }
-        // With what has been handed over and not been given a place.
-        let _ = file.sync_all();
         len
     }
 
