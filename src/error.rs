@@ -273,6 +273,16 @@ impl Error {
         }
     }
 
+    /// Whether a full disk can be the reason. RocksDB tells no more than that it was a failing
+    /// call: the room that is left has to be looked at.
+    pub(crate) fn may_be_for_want_of_room(&self) -> bool {
+        match self {
+            Error::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Error::Rocks { source, .. } => source.kind() == rocksdb::ErrorKind::IOError,
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(op: &'static str, path: &Path, source: std::io::Error) -> Self {
         Error::Io {
             op,

@@ -56,7 +56,7 @@ impl Reserve {
         if path.exists() && (bytes == 0 || free(dir)? < reserve.needed) {
             fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
             sync_dir(dir)?;
-            log::warn!("{} was removed to make room", path.display());
+            log::warn!("{} was removed: its room is needed", path.display());
         }
         Ok(reserve)
     }
@@ -67,13 +67,8 @@ impl Reserve {
 
     /// The error of an open that failed: [`Error::NoSpace`] where it found no room.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        let may_be_room = match &error {
-            Error::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            Error::Rocks { .. } => true,
-            _ => false,
-        };
         match free(&self.dir) {
-            Ok(free) if may_be_room && free < self.needed => {
+            Ok(free) if error.may_be_for_want_of_room() && free < self.needed => {
                 log::error!("{error}");
                 Error::NoSpace {
                     needed: self.needed,

@@ -97,11 +97,14 @@ pub fn copy_live(store: &RaftStore, from: &Path, to: &Path) {
     copy_store(from, to);
 }
 
-/// Copies a closed store.
+/// Copies a closed store, but for its reserve, which holds nothing.
 pub fn copy_store(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(from).unwrap().map(|file| file.unwrap()) {
         let target = to.join(file.file_name());
+        if file.file_name() == "reserve" {
+            continue;
+        }
         if file.file_type().unwrap().is_dir() {
             copy_store(&file.path(), &target);
         } else {

@@ -35,6 +35,8 @@ fn is_critical(point: &Point) -> bool {
 pub struct Ran {
     pub places: Places,
     durable: Durable,
+    /// Of what the power cut leaves.
+    seed: u64,
     status: ExitStatus,
     pub report: Vec<String>,
     stderr: String,
@@ -89,7 +91,9 @@ fn run_once(
     );
     let output = command.output().unwrap();
     let report = std::fs::read_to_string(&job.report).unwrap_or_default();
+    let name = case.map(Case::to_string).unwrap_or_default();
     Ran {
+        seed: setup.seed ^ u64::from(crc32c::crc32c(name.as_bytes())),
         durable,
         status: output.status,
         report: report.lines().map(str::to_owned).collect(),
@@ -102,16 +106,21 @@ fn run_once(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     ByKill,
+    /// Nothing of what was not synced.
     ByPowerCut,
+    /// Half of the files as they were, whether they were synced or not.
+    ByPowerCutInPart,
 }
 
 impl Left {
-    pub const BOTH: [Left; 2] = [Left::ByKill, Left::ByPowerCut];
+    /// The kill last: what is opened to look at it is not what it was.
+    pub const ALL: [Left; 3] = [Left::ByPowerCutInPart, Left::ByPowerCut, Left::ByKill];
 
     pub fn name(self) -> &'static str {
         match self {
             Left::ByKill => "kill",
             Left::ByPowerCut => "cut",
+            Left::ByPowerCutInPart => "cut-in-part",
         }
     }
 }
@@ -119,14 +128,18 @@ impl Left {
 impl Ran {
     /// The directory with the store in it, as it is left.
     pub fn left(&self, left: Left) -> PathBuf {
+        let to = self.places.outside.join(left.name());
+        // The same files each time that a case is replayed.
+        let mut random = fastrand::Rng::with_seed(self.seed);
         match left {
-            Left::ByKill => self.places.root.clone(),
-            Left::ByPowerCut => {
-                let to = self.places.outside.join("cut");
-                self.durable.restore(&to);
-                to
+            Left::ByKill => return self.places.root.clone(),
+            Left::ByPowerCut => self.durable.restore(&self.places.root, &to, || false),
+            Left::ByPowerCutInPart => {
+                self.durable
+                    .restore(&self.places.root, &to, || random.bool());
             }
         }
+        to
     }
 
     pub fn lines<'a>(&'a self, word: &'a str) -> impl Iterator<Item = Vec<&'a str>> {
@@ -215,7 +228,7 @@ fn check_group(
     let place = checked.map_err(|e| format!("refused: {e}"))??;
     let needed = match left {
         Left::ByKill => acknowledged,
-        Left::ByPowerCut => place.synced,
+        Left::ByPowerCut | Left::ByPowerCutInPart => place.synced,
     };
     if place.done < needed {
         return Err(format!(

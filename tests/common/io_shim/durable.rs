@@ -1,5 +1,6 @@
 //! What a power cut would leave, put together from what the shim wrote down.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,25 +42,54 @@ impl Durable {
         fs::write(self.of.join(format!("{inode}.dir")), names).unwrap();
     }
 
-    /// Makes `to` what the root would be after a power cut.
-    pub fn restore(&self, to: &Path) {
-        self.restore_dir(self.root_inode, to);
+    /// Makes `to` what the root would be after a power cut. Of the files in `root` that `kept`
+    /// says so of, what had not been synced is there as well: it had been written back.
+    pub fn restore(&self, root: &Path, to: &Path, mut kept: impl FnMut() -> bool) {
+        let mut written_back = BTreeMap::new();
+        list(root, &mut |path, inode| {
+            if kept() {
+                written_back.insert(inode, path);
+            }
+        });
+        self.restore_dir(self.root_inode, to, &written_back);
     }
 
-    fn restore_dir(&self, inode: u64, to: &Path) {
+    fn restore_dir(&self, inode: u64, to: &Path, written_back: &BTreeMap<u64, PathBuf>) {
         fs::create_dir_all(to).unwrap();
         let names = fs::read_to_string(self.of.join(format!("{inode}.dir"))).unwrap_or_default();
         for line in names.lines() {
             let mut parts = line.splitn(3, ' ');
             let mut part = || parts.next().unwrap();
             let (letter, inode, path) = (part(), part(), to.join(part()));
+            let inode = inode.parse().unwrap();
             if letter == "d" {
-                self.restore_dir(inode.parse().unwrap(), &path);
-            } else {
-                // One that was never synced is empty.
-                let bytes = fs::read(self.of.join(inode)).unwrap_or_default();
-                fs::write(path, bytes).unwrap();
+                self.restore_dir(inode, &path, written_back);
+                continue;
             }
+            let synced = self.of.join(inode.to_string());
+            let bytes = match written_back.get(&inode) {
+                Some(now) => fs::read(now).unwrap(),
+                // One that was never synced is empty.
+                None => fs::read(synced).unwrap_or_default(),
+            };
+            fs::write(path, bytes).unwrap();
+        }
+    }
+}
+
+/// The files below `dir`, in the order of their names.
+fn list(dir: &Path, found: &mut impl FnMut(PathBuf, u64)) {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    paths.sort();
+    for path in paths {
+        let info = fs::metadata(&path).unwrap();
+        if info.is_dir() {
+            list(&path, found);
+        } else {
+            found(path, info.ino());
         }
     }
 }
