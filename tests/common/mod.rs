@@ -53,10 +53,11 @@ pub fn conf_state(voters: &[u64]) -> ConfState {
     ConfState::from((voters.to_vec(), Vec::new()))
 }
 
-/// Options of a test that is not about syncs.
+/// Options of a test that is not about syncs, nor about full disks.
 pub fn unsynced() -> Options {
     let mut options = Options::default();
     options.fsync = FsyncPolicy::Never;
+    options.reserve_bytes = 0;
     options
 }
 
