@@ -28,7 +28,7 @@ const OPEN_BYTES: u64 = 1 << 20;
 const FREE_TO_MAKE: u64 = 2;
 /// `st_blocks` counts these, whatever the file system's own blocks are (`stat(2)`).
 const STAT_BLOCK_LEN: u64 = 512;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The reserve of a store that owns its directory.
 pub(crate) struct Reserve {

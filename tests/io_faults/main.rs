@@ -416,8 +416,9 @@ fn try_vote(shim: &Shim, setup: &Setup, task: Task, case: Case) -> bool {
     // When there is no space RocksDB flushes on its own account, and syncs the log for it. What
     // it saves so was never acknowledged, and may be there or not.
     let by_rocksdb = case.fault == Fault::Enospc;
-    let syncs = syncs.filter(|point| point.kind == "wal" && point.function == case.point.function);
-    let last = syncs.last().unwrap();
+    let mut syncs =
+        syncs.filter(|point| point.kind == "wal" && point.function == case.point.function);
+    let last = syncs.next_back().unwrap();
     assert!(by_rocksdb || last == case.point, "{case}: synced again");
     for at in Left::ALL {
         let store =

@@ -105,22 +105,22 @@ fn run_once(
 /// What a kill leaves, or a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    ByKill,
+    Kill,
     /// Nothing of what was not synced.
-    ByPowerCut,
+    PowerCut,
     /// Half of the files as they were, whether they were synced or not.
-    ByPowerCutInPart,
+    PowerCutInPart,
 }
 
 impl Left {
     /// The kill last: what is opened to look at it is not what it was.
-    pub const ALL: [Left; 3] = [Left::ByPowerCutInPart, Left::ByPowerCut, Left::ByKill];
+    pub const ALL: [Left; 3] = [Left::PowerCutInPart, Left::PowerCut, Left::Kill];
 
     pub fn name(self) -> &'static str {
         match self {
-            Left::ByKill => "kill",
-            Left::ByPowerCut => "cut",
-            Left::ByPowerCutInPart => "cut-in-part",
+            Left::Kill => "kill",
+            Left::PowerCut => "cut",
+            Left::PowerCutInPart => "cut-in-part",
         }
     }
 }
@@ -132,9 +132,9 @@ impl Ran {
         // The same files each time that a case is replayed.
         let mut random = fastrand::Rng::with_seed(self.seed);
         match left {
-            Left::ByKill => return self.places.root.clone(),
-            Left::ByPowerCut => self.durable.restore(&self.places.root, &to, || false),
-            Left::ByPowerCutInPart => {
+            Left::Kill => return self.places.root.clone(),
+            Left::PowerCut => self.durable.restore(&self.places.root, &to, || false),
+            Left::PowerCutInPart => {
                 self.durable
                     .restore(&self.places.root, &to, || random.bool());
             }
@@ -227,8 +227,8 @@ fn check_group(
     let checked = group.check(store, acknowledged, UNDER_WAY_MAX);
     let place = checked.map_err(|e| format!("refused: {e}"))??;
     let needed = match left {
-        Left::ByKill => acknowledged,
-        Left::ByPowerCut | Left::ByPowerCutInPart => place.synced,
+        Left::Kill => acknowledged,
+        Left::PowerCut | Left::PowerCutInPart => place.synced,
     };
     if place.done < needed {
         return Err(format!(
