@@ -21,25 +21,21 @@ mod child;
 mod common;
 #[path = "../common/io_shim/mod.rs"]
 mod io_shim;
+mod recovery;
 mod run;
 #[path = "../common/scratch.rs"]
 mod scratch;
 mod vote;
+mod votes;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use child::{Job, Setup, Task};
-use common::copy_store;
-use common::workload::Expected;
-use io_shim::{Case, Fault, Places, Point, Shim, cases, lacking, unknown_to};
-use run::{CHILD, Left, contents, run};
-use scratch::scratch;
+use io_shim::{Case, Places, Point, Shim, cases, lacking, unknown_to};
+use run::{CHILD, Left, run};
 
-/// Crashes from which recovery is tried.
-const STATES: usize = 20;
 const POINTS: usize = 40;
 /// Points of a run that another run may lack, of a hundred: threads meet differently.
 const MISSED_MAX_PERCENT: usize = 40;
@@ -214,150 +210,6 @@ fn a_failure_at_any_io_point_loses_nothing_acknowledged_in_recycled_logs() {
     every_point(true, true);
 }
 
-/// A crash, and how it leaves the store.
-struct Crash {
-    case: Case,
-    left: Left,
-}
-
-impl Crash {
-    fn name(&self) -> String {
-        format!("{}/{}", self.case, self.left.name())
-    }
-
-    fn from_name(name: &str) -> Crash {
-        let (case, left) = name.split_once('/').unwrap();
-        Crash {
-            case: case.parse().unwrap(),
-            left: *Left::ALL.iter().find(|known| known.name() == left).unwrap(),
-        }
-    }
-
-    /// Crashes, and leaves the store below `root`.
-    fn leave(&self, shim: &Shim, setup: &Setup, root: &Path) {
-        let ran = run(shim, setup, Task::Write, None, Some(&self.case));
-        copy_store(&ran.left(self.left), root);
-    }
-}
-
-/// Of as many kinds of points as there are, in all ways.
-fn crashes(points: Vec<Point>, random: &mut fastrand::Rng) -> Vec<Crash> {
-    let chosen = sample(points, 2 * STATES, random).into_iter();
-    let chosen = chosen.take(STATES).enumerate();
-    let crash = |(n, point): (usize, Point)| Crash {
-        case: Case {
-            fault: if point.writes() {
-                Fault::Short
-            } else {
-                Fault::Die
-            },
-            point,
-        },
-        left: Left::ALL[n % 3],
-    };
-    chosen.map(crash).collect()
-}
-
-/// A crash, what it left, and what a clean open finds there.
-struct Base {
-    crash: Crash,
-    root: PathBuf,
-    contents: Vec<Expected>,
-    /// Those that an open comes by.
-    points: Vec<Point>,
-}
-
-impl Base {
-    fn new(shim: &Shim, setup: &Setup, crash: Crash, root: PathBuf) -> Base {
-        crash.leave(shim, setup, &root);
-        let counted = run(shim, setup, Task::Open, Some(&root), None);
-        let checked = counted.check_end(None);
-        checked.unwrap_or_else(|wrong| panic!("{}: {wrong}", crash.name()));
-        let clean = scratch().unwrap();
-        copy_store(&root, clean.path());
-        let contents = contents(setup, clean.path());
-        Base {
-            contents: contents.unwrap_or_else(|wrong| panic!("{}: {wrong}", crash.name())),
-            points: points_of(&counted.places),
-            crash,
-            root,
-        }
-    }
-
-    /// An open that fails, or dies, and then a clean one.
-    fn try_case(&self, shim: &Shim, setup: &Setup, case: &Case) -> Result<bool, String> {
-        let ran = run(shim, setup, Task::Open, Some(&self.root), Some(case));
-        let happened = ran.places.happened();
-        let checked = ran.check_end(Some(case)).and_then(|()| {
-            for left in Left::ALL {
-                let found = contents(setup, &ran.left(left));
-                let found = found.map_err(|e| format!("after a {}: {e}", left.name()))?;
-                if found != self.contents {
-                    return Err(format!("after a {}: another store", left.name()));
-                }
-            }
-            Ok(())
-        });
-        let replay = format!(
-            "RAFT_ROCKS_SEED={} RAFT_ROCKS_IO_STATE={} RAFT_ROCKS_IO_CASE={case}",
-            setup.seed,
-            self.crash.name()
-        );
-        if var::<Case>("RAFT_ROCKS_IO_CASE").is_some() {
-            describe(case, ran);
-        }
-        checked.map_err(|wrong| format!("{replay}: {wrong}"))?;
-        Ok(happened)
-    }
-}
-
-fn every_point_of_recovery(recycle_wal: bool) {
-    let Some(shim) = shim() else { return };
-    let setup = Setup {
-        seed: seed(),
-        recycle_wal,
-        strict: false,
-    };
-    let mut random = fastrand::Rng::with_seed(setup.seed);
-    let crashes = match var::<String>("RAFT_ROCKS_IO_STATE") {
-        Some(name) => vec![Crash::from_name(&name)],
-        None => {
-            let counted = run(&shim, &setup, Task::Write, None, None);
-            crashes(points_of(&counted.places), &mut random)
-        }
-    };
-    let states = scratch().unwrap();
-    let root = |n: usize| states.path().join(n.to_string());
-    let numbered = crashes.into_iter().enumerate();
-    let bases = numbered.map(|(n, crash)| Base::new(&shim, &setup, crash, root(n)));
-    let bases: Vec<Base> = bases.collect();
-    let (mut points, mut tries) = (0, Vec::new());
-    for base in &bases {
-        let wanted = points_wanted(usize::MAX).div_ceil(STATES);
-        let chosen = match var::<Case>("RAFT_ROCKS_IO_CASE") {
-            Some(case) => vec![case],
-            None => {
-                let chosen = sample(base.points.clone(), wanted, &mut random);
-                points += chosen.len();
-                cases(&chosen)
-            }
-        };
-        tries.extend(chosen.into_iter().map(|case| (base, case)));
-    }
-    let seen = try_all(&tries, |(base, case)| base.try_case(&shim, &setup, case));
-    report("recovery", points, &seen);
-}
-
-#[test]
-fn a_failure_at_any_io_point_of_recovery_changes_nothing() {
-    every_point_of_recovery(false);
-}
-
-#[test]
-fn a_failure_at_any_io_point_of_recovery_changes_nothing_in_recycled_logs() {
-    every_point_of_recovery(true);
-}
-
 /// A function that the shim lets by would make all of the above prove less than they say.
 #[test]
 fn the_shim_knows_every_function_that_changes_files() {
@@ -367,72 +219,4 @@ fn the_shim_knows_every_function_that_changes_files() {
         Ok(unknown) => assert_eq!(unknown, [] as [String; 0]),
         Err(why) => lacking("the check of imports needs nm", &why),
     }
-}
-
-/// Scenario 3 of the design: nothing leaves a node whose vote could not be synced, and it does
-/// not vote twice.
-#[test]
-fn a_vote_whose_sync_failed_never_leaves_and_is_never_given_twice() {
-    let Some(shim) = shim() else { return };
-    for task in [Task::Vote, Task::SubmitVote] {
-        let setup = Setup {
-            seed: 0,
-            recycle_wal: false,
-            strict: false,
-        };
-        let clean = run(&shim, &setup, task, None, None);
-        assert_eq!(clean.lines("voted").next().unwrap()[1], "1", "{task:?}");
-        let syncs = |point: &Point| point.kind == "wal" && point.function.ends_with("sync");
-        let mut of_votes = 0;
-        for point in clean.places.points().into_iter().filter(syncs) {
-            for fault in [Fault::Eio, Fault::Enospc] {
-                let point = point.clone();
-                of_votes += usize::from(try_vote(&shim, &setup, task, Case { point, fault }));
-            }
-        }
-        assert!(of_votes >= 2, "the sync of the vote was not hit");
-    }
-}
-
-/// Returns whether it was the vote that failed.
-fn try_vote(shim: &Shim, setup: &Setup, task: Task, case: Case) -> bool {
-    let ran = run(shim, setup, task, None, Some(&case));
-    ran.check_end(Some(&case)).unwrap();
-    let failed: Vec<_> = ran
-        .lines("vote-failed")
-        .map(|words| words[1] == "1")
-        .collect();
-    assert!(
-        failed.iter().all(|poisoned| *poisoned),
-        "{case}: {:?}",
-        ran.report
-    );
-    let left: usize = ran
-        .lines("voted")
-        .map(|words| words[1].parse::<usize>().unwrap())
-        .sum();
-    assert!(failed.is_empty() || left == 0, "{case}: {:?}", ran.report);
-    let syncs = ran.places.points().into_iter();
-    // When there is no space RocksDB flushes on its own account, and syncs the log for it. What
-    // it saves so was never acknowledged, and may be there or not.
-    let by_rocksdb = case.fault == Fault::Enospc;
-    let mut syncs =
-        syncs.filter(|point| point.kind == "wal" && point.function == case.point.function);
-    let last = syncs.next_back().unwrap();
-    assert!(by_rocksdb || last == case.point, "{case}: synced again");
-    for at in Left::ALL {
-        let store =
-            raft_rocks::RaftStore::open(ran.left(at).join("store"), setup.options()).unwrap();
-        let storage = store.group(0).unwrap();
-        if storage.conf_state() == Default::default() {
-            continue;
-        }
-        let second = vote::vote_waiting(&storage, vote::SECOND).unwrap();
-        assert!(
-            left == 0 || second == 0,
-            "{case}, {at:?}: two votes in term {}",
-            vote::TERM
-        );
-    }
-    !failed.is_empty()
 }

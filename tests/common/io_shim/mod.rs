@@ -22,7 +22,10 @@ use tempfile::TempDir;
 pub use durable::Durable;
 pub use imports::unknown_to;
 
-const SOURCE: &str = include_str!("shim.c");
+const SOURCES: [(&str, &str); 2] = [
+    ("shim.c", include_str!("shim.c")),
+    ("durable.c", include_str!("durable.c")),
+];
 /// The exit code of a process that died at its point.
 pub const DIED: i32 = 77;
 
@@ -147,8 +150,10 @@ impl Shim {
     /// Says what this machine lacks.
     pub fn compile() -> Result<Shim, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        for (name, text) in SOURCES {
+            std::fs::write(dir.path().join(name), text).map_err(|e| e.to_string())?;
+        }
         let source = dir.path().join("shim.c");
-        std::fs::write(&source, SOURCE).map_err(|e| e.to_string())?;
         let shim = Shim { dir };
         let mut cc = Command::new("cc");
         cc.args(["-std=gnu11", "-O1", "-Wall", "-Werror", "-shared", "-fPIC"]);
