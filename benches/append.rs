@@ -47,6 +47,7 @@ impl Contender {
         let dir = support::new_dir();
         let mut options = Options::default();
         options.fsync = fsync;
+        options.reserve_bytes = 0;
         let store = RaftStore::open(dir.path(), options).unwrap();
         let groups = (0..groups)
             .map(|id| Appender::new(store.group(id).unwrap(), batch, bytes))

@@ -57,6 +57,7 @@ impl Log {
 fn options() -> Options {
     let mut options = Options::default();
     options.fsync = FsyncPolicy::Never;
+    options.reserve_bytes = 0;
     options
 }
 

@@ -50,6 +50,7 @@ impl Logs {
 fn open(dir: &Path, verify: VerifyOnOpen) -> RaftMachineStorage {
     let mut options = Options::default();
     options.fsync = FsyncPolicy::Never;
+    options.reserve_bytes = 0;
     options.verify = verify;
     RaftMachineStorage::open(dir, options).unwrap()
 }

@@ -134,6 +134,14 @@ pub struct Options {
     /// one that a power cut tore. Default: on. Ignored by [`with_db`](crate::RaftStore::with_db).
     pub recycle_wal: bool,
 
+    /// Room kept for a full disk, in bytes: a file that is removed when an open finds no room, so
+    /// that the store can still be opened, vote and compact. An open needs as much as the
+    /// write-ahead logs hold, which is about [`memtable_bytes`](Options::memtable_bytes), and what
+    /// was written while they were flushed. Made where twice as much is free, at an open or after a
+    /// compaction. Default: 64 MiB. Zero: none, and one that is there is removed. Ignored by
+    /// [`with_db`](crate::RaftStore::with_db).
+    pub reserve_bytes: u64,
+
     /// Whether RocksDB counts its syncs and bytes, for
     /// [`counters`](crate::RaftStore::counters). Costs a little on every write. Default: off.
     /// Ignored by [`with_db`](crate::RaftStore::with_db).
@@ -154,6 +162,7 @@ impl Default for Options {
             snapshot_dir: None,
             column_families: Vec::new(),
             recycle_wal: true,
+            reserve_bytes: 64 << 20,
             statistics: false,
         }
     }

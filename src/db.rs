@@ -44,6 +44,7 @@ use crate::error::{Error, Result};
 use crate::keys;
 use crate::metrics;
 use crate::record::{self, StoreFormat};
+use crate::reserve::Reserve;
 use crate::snapshot::{lock, make_dir};
 use crate::witness::{self, Witness};
 
@@ -77,6 +78,8 @@ pub(crate) struct Db {
     wal_switch: Option<WalSwitch>,
     /// `None` for a database that is not ours.
     witness: Option<Witness>,
+    /// `None` for a database that is not ours.
+    reserve: Option<Reserve>,
     statistics: Option<rocksdb::Options>,
     /// `None` for a database of our own: its directory is locked.
     claim: Option<FamilyClaim>,
@@ -193,13 +196,23 @@ impl Db {
 
     fn open_locked(dir: &Path, options: &Options, lock: File) -> Result<Db> {
         let path = dir.join(DATABASE_DIR);
+        // Before anything is written: everything below may need the room.
+        let reserve = Reserve::make_room(dir, &path, options.reserve_bytes)?;
+        let mut db =
+            Db::open_database(dir, &path, options, lock).map_err(|e| reserve.explain(e))?;
+        reserve.refill();
+        db.reserve = Some(reserve);
+        Ok(db)
+    }
+
+    fn open_database(dir: &Path, path: &Path, options: &Options, lock: File) -> Result<Db> {
         let witness = witness::read(dir)?;
         let existing = if path.join("CURRENT").exists() {
             let families =
-                DB::list_cf(&rocks_options(options), &path).map_err(|e| opening(&path, e))?;
+                DB::list_cf(&rocks_options(options), path).map_err(|e| opening(path, e))?;
             let check = Check {
                 dir,
-                path: &path,
+                path,
                 options,
                 families: &families,
                 witness: witness.as_ref().map(|(record, _)| record),
@@ -207,7 +220,7 @@ impl Db {
             check.run()?;
             families
         } else {
-            check_is_new(&path)?;
+            check_is_new(path)?;
             if let Some((record, _)) = &witness
                 && record.sequence > 0
             {
@@ -216,7 +229,7 @@ impl Db {
                     recovered: 0,
                 });
             }
-            make_dir(&path)?;
+            make_dir(path)?;
             Vec::new()
         };
         let wanted = options
@@ -227,10 +240,10 @@ impl Db {
         let rocks_options = rocks_options(options);
         let rocks = DB::open_cf_descriptors(
             &rocks_options,
-            &path,
+            path,
             descriptors(options, families.iter().copied()),
         )
-        .map_err(|e| opening(&path, e))?;
+        .map_err(|e| opening(path, e))?;
         let statistics = options.statistics.then_some(rocks_options);
         let mut db = Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, statistics, Some(lock))?;
         let others = families
@@ -275,6 +288,7 @@ impl Db {
             poison: Poison::default(),
             wal_switch: None,
             witness: None,
+            reserve: None,
             statistics,
             claim: None,
             _lock: lock,
@@ -492,6 +506,13 @@ impl Db {
             None => Ok(()),
         });
         witnessed.map_err(|e| self.fail(e))
+    }
+
+    /// Makes the reserve for a full disk again, where it is missing and there is room.
+    pub(crate) fn refill_reserve(&self) {
+        if let Some(reserve) = &self.reserve {
+            reserve.refill_if_missing();
+        }
     }
 
     fn fail(&self, error: Error) -> Error {

@@ -95,6 +95,19 @@ pub enum Error {
         recovered: u64,
     },
 
+    /// The disk has no room for what an open writes, the reserve is gone already, and nothing is
+    /// lost. It may have begun to write: the next open cleans up.
+    #[error(
+        "the disk is full: {free} bytes are free, and opening the store may take {needed}; free \
+         some, then open it again"
+    )]
+    NoSpace {
+        /// What an open may take, in bytes: what the write-ahead logs hold, and a little.
+        needed: u64,
+        /// What is free, in bytes.
+        free: u64,
+    },
+
     /// The store was written by a newer version of this crate. Nothing was touched.
     #[error(
         "the store has format {found}, this version reads up to {supported}; open it with a \
@@ -212,11 +225,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same call can succeed later without anything being repaired: the directory
-    /// was busy, or a snapshot's file had not arrived.
+    /// Whether the same call can succeed later without the store being repaired: the directory
+    /// was busy, the disk full, or a snapshot's file had not arrived.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Error::Locked { .. } | Error::SnapshotNotStaged { .. } => true,
+            Error::Locked { .. } | Error::NoSpace { .. } | Error::SnapshotNotStaged { .. } => true,
             Error::Io { .. }
             | Error::Rocks { .. }
             | Error::Poisoned { .. }
@@ -246,6 +259,7 @@ impl Error {
             | Error::AcknowledgedWritesLost { .. }
             | Error::UnsupportedFormat { .. } => true,
             Error::Locked { .. }
+            | Error::NoSpace { .. }
             | Error::InvalidOptions { .. }
             | Error::Gap { .. }
             | Error::Compacted { .. }
@@ -256,6 +270,16 @@ impl Error {
             | Error::CompactUnsafe { .. }
             | Error::AlreadyInitialized { .. }
             | Error::GroupDestroyed { .. } => false,
+        }
+    }
+
+    /// Whether a full disk can be the reason. RocksDB tells no more than that it was a failing
+    /// call: the room that is left has to be looked at.
+    pub(crate) fn may_be_for_want_of_room(&self) -> bool {
+        match self {
+            Error::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Error::Rocks { source, .. } => source.kind() == rocksdb::ErrorKind::IOError,
+            _ => false,
         }
     }
 

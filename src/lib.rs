@@ -150,6 +150,7 @@ mod metrics;
 mod raft_log;
 pub mod record;
 mod recovery;
+mod reserve;
 mod snapshot;
 mod storage;
 mod term_index;

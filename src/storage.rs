@@ -61,6 +61,7 @@ impl RaftStore {
     ///
     /// # Errors
     /// [`Error::Locked`]: another process, or another handle in this one, has it open.
+    /// [`Error::NoSpace`]: the disk is full, and the reserve of no help any more.
     /// [`Error::AcknowledgedWritesLost`]: the log ends before the point up to which it had been
     /// synced. [`Error::UnsupportedFormat`]: written by a newer version; nothing was touched.
     /// [`Error::Corruption`], [`Error::Rocks`], [`Error::Io`]: what is on disk cannot be
@@ -398,7 +399,8 @@ impl RaftMachineStorage {
     }
 
     /// Removes the entries before `to`, which becomes the first index. At or below the first
-    /// index nothing happens. The term at `to - 1` stays known.
+    /// index nothing happens. The term at `to - 1` stays known. Where the reserve for a full disk
+    /// is missing and there is room for it, it is made again.
     ///
     /// # Errors
     /// [`Error::CompactUnsafe`]: `to` is past `applied + 1`, or `to - 1` is past the stored
@@ -409,7 +411,9 @@ impl RaftMachineStorage {
         self.group.log.write(Write {
             compact,
             ..Write::default()
-        })
+        })?;
+        self.store.inner.db.refill_reserve();
+        Ok(())
     }
 
     /// Stores `data`, the state machine's state at `index`, as the group's snapshot.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules from the lowest to the highest: a module imports only from those above it in this
 /// list, never from those below it.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "metrics",
     "error",
     "config",
@@ -19,6 +19,7 @@ const LAYERS: [&str; 22] = [
     "wal_scan",
     "live_logs",
     "snapshot",
+    "reserve",
     "witness",
     "db",
     "batch",

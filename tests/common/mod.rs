@@ -6,6 +6,7 @@
     reason = "helpers of tests: each test uses some of them, and a failure may stop it"
 )]
 
+pub mod groups;
 pub mod report;
 pub mod workload;
 
@@ -53,10 +54,11 @@ pub fn conf_state(voters: &[u64]) -> ConfState {
     ConfState::from((voters.to_vec(), Vec::new()))
 }
 
-/// Options of a test that is not about syncs.
+/// Options of a test that is not about syncs, nor about full disks.
 pub fn unsynced() -> Options {
     let mut options = Options::default();
     options.fsync = FsyncPolicy::Never;
+    options.reserve_bytes = 0;
     options
 }
 
@@ -97,11 +99,14 @@ pub fn copy_live(store: &RaftStore, from: &Path, to: &Path) {
     copy_store(from, to);
 }
 
-/// Copies a closed store.
+/// Copies a closed store, but for its reserve, which holds nothing.
 pub fn copy_store(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(from).unwrap().map(|file| file.unwrap()) {
         let target = to.join(file.file_name());
+        if file.file_name() == "reserve" {
+            continue;
+        }
         if file.file_type().unwrap().is_dir() {
             copy_store(&file.path(), &target);
         } else {

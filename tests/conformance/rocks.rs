@@ -54,6 +54,8 @@ impl Rocks {
         let mut options = Options::default();
         options.entry_cache_bytes = 16 << 10;
         options.snapshot_inline_bytes_max = 4 << 10;
+        // In memory its room costs time.
+        options.reserve_bytes = 0;
         RaftMachineStorage::open(path, options)
     }
 

@@ -17,6 +17,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/disk.rs"]
 mod disk;
 
 use std::fs::File;
@@ -27,11 +28,13 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
+use common::groups::{Group, Place};
 use common::workload::{Expected, Workload};
 use disk::Disk;
 use raft_rocks::{FsyncPolicy, Options, RaftStore, Result, WitnessPolicy};
 
 const CHILD: &str = "RAFT_ROCKS_CUT_CHILD";
+const DISK_BYTES: u64 = 256 << 20;
 /// Power cuts that one file system goes through.
 const CUTS_PER_DISK: u64 = 20;
 /// Writes of a group that may be under way: it may be that far beyond the reported ones.
@@ -116,6 +119,8 @@ impl Setup {
         let mut options = Options::default();
         options.memtable_bytes = self.memtable_bytes;
         options.recycle_wal = self.recycle_wal;
+        // There, and without many pages to write back.
+        options.reserve_bytes = 1 << 20;
         if self.strict {
             options.witness = WitnessPolicy::Strict;
         }
@@ -327,7 +332,7 @@ impl Run {
 
     fn cut_many(&mut self, cuts: u64) -> std::result::Result<(), String> {
         while self.seen.cuts < cuts {
-            let disk = Disk::new()?;
+            let disk = Disk::ext4(DISK_BYTES)?;
             self.use_up(disk, (cuts - self.seen.cuts).min(CUTS_PER_DISK));
             eprintln!("{}: {:?}", self.test, self.seen);
         }
@@ -356,7 +361,9 @@ impl Run {
             application: self.random.bool(),
             cut_after: 0,
         };
-        let mut groups: Vec<Group> = (0..setup.groups).map(|id| Group::new(&setup, id)).collect();
+        let mut groups: Vec<Group> = (0..setup.groups)
+            .map(|id| Group::new(id, setup.workload(id, 0)))
+            .collect();
         for _ in 0..cuts {
             setup.write_acknowledged(&groups.iter().map(|group| group.done).collect::<Vec<_>>());
             // A control has written enough to lose some of it.
@@ -419,7 +426,10 @@ impl Run {
         {
             self.seen.acknowledged += acknowledged - group.done;
             let found = Expected::found_in(&store.group(group.id)?);
-            let Some((done, needed)) = group.go_to(&found, *acknowledged, reported + UNDER_WAY_MAX)
+            let Some(Place {
+                done,
+                synced: needed,
+            }) = group.go_to(&found, *acknowledged, reported + UNDER_WAY_MAX)
             else {
                 self.seen.wrong += 1;
                 eprintln!(
@@ -441,49 +451,6 @@ impl Run {
         }
         self.seen.lost += u64::from(lost);
         Ok(())
-    }
-}
-
-/// What the parent knows of a group: the writes that it was found with.
-struct Group {
-    id: u64,
-    done: u64,
-    workload: Workload,
-}
-
-impl Group {
-    fn new(setup: &Setup, id: u64) -> Group {
-        let workload = setup.workload(id, 0);
-        Group {
-            id,
-            done: 0,
-            workload,
-        }
-    }
-
-    /// Finds the number of writes after which the group is as `found`, at most `reported`, and
-    /// how many it needs: those up to the last acknowledged one that is synced.
-    fn go_to(&mut self, found: &Expected, acknowledged: u64, at_most: u64) -> Option<(u64, u64)> {
-        let mut needed = self.done;
-        let mut at = None;
-        let mut workload = self.workload.clone();
-        let mut done = self.done;
-        loop {
-            if workload.expected == *found {
-                at = Some(done);
-                self.workload = workload.clone();
-            }
-            if done == at_most {
-                break;
-            }
-            let synced = workload.next().is_synced();
-            done += 1;
-            if synced && done <= acknowledged {
-                needed = done;
-            }
-        }
-        self.done = at?;
-        Some((self.done, needed))
     }
 }
 

@@ -136,6 +136,8 @@ impl Play {
         } else {
             FsyncPolicy::Never
         };
+        // In memory its room costs time.
+        options.reserve_bytes = 0;
         options.verify = if self.settings.verify_full {
             VerifyOnOpen::Full
         } else {

@@ -37,6 +37,8 @@ impl RaftRocks {
     pub fn open(dir: &Path, setup: Setup, recycle_wal: bool) -> Result<Self> {
         let mut options = Options::default();
         options.recycle_wal = recycle_wal;
+        // Nobody else keeps room for a full disk.
+        options.reserve_bytes = 0;
         if !setup.synced {
             options.fsync = FsyncPolicy::Never;
         }

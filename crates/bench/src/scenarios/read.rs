@@ -79,6 +79,7 @@ fn in_memory(
     let dir = run.logs.empty()?;
     let mut options = Options::default();
     options.fsync = FsyncPolicy::Never;
+    options.reserve_bytes = 0;
     let storage = RaftMachineStorage::open(dir.path(), options)?;
     let in_memory = Memory::new();
     let mut source = Source::new(run.noise.clone(), 0).with_terms(TERM_LENGTH);

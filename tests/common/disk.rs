@@ -1,14 +1,20 @@
-//! A small ext4 file system that can lose power: everything that was not synced is gone.
+//! A small file system: one that can be filled, or lose power, so that everything that was not
+//! synced is gone.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "helpers of tests: each test uses some of them, and a failure may stop it"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-const IMAGE_BYTES: u64 = 256 << 20;
 const PAGE: u64 = 4096;
 /// `_IOR('X', 125, __u32)` (`fs/ext4/ext4.h` of Linux).
 const EXT4_IOC_SHUTDOWN: libc::c_ulong =
@@ -24,11 +30,38 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes the file system and mounts it.
+    /// Makes an ext4 file system of this size and mounts it.
     ///
     /// # Errors
     /// Says what this machine lacks: root, loop devices, or the tools.
-    pub fn new() -> Result<Disk, String> {
+    pub fn ext4(bytes: u64) -> Result<Disk, String> {
+        let mut disk = Disk::unmounted()?;
+        let image = File::create(disk.image()).map_err(|e| e.to_string())?;
+        image.set_len(bytes).map_err(|e| e.to_string())?;
+        // Without lazy initialisation, which would write at moments of its own.
+        let options = "lazy_itable_init=0,lazy_journal_init=0";
+        run(Command::new("mkfs.ext4")
+            // No blocks for root alone: what is free is free for all.
+            .args(["-q", "-F", "-m", "0", "-E", options])
+            .arg(disk.image()))?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// A file system in memory.
+    ///
+    /// # Errors
+    /// Says what this machine lacks: root.
+    pub fn tmpfs(bytes: u64) -> Result<Disk, String> {
+        let mut disk = Disk::unmounted()?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]);
+        run(mount.arg(disk.mount_point()))?;
+        disk.mounted = true;
+        Ok(disk)
+    }
+
+    fn unmounted() -> Result<Disk, String> {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() {
             tempfile::tempdir_in(memory)
@@ -36,19 +69,11 @@ impl Disk {
             tempfile::tempdir()
         };
         let dir = dir.map_err(|e| e.to_string())?;
-        let mut disk = Disk {
+        let disk = Disk {
             dir,
             mounted: false,
         };
-        let image = File::create(disk.image()).map_err(|e| e.to_string())?;
-        image.set_len(IMAGE_BYTES).map_err(|e| e.to_string())?;
         std::fs::create_dir(disk.mount_point()).map_err(|e| e.to_string())?;
-        // Without lazy initialisation, which would write at moments of its own.
-        let options = "lazy_itable_init=0,lazy_journal_init=0";
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-E", options])
-            .arg(disk.image()))?;
-        disk.mount()?;
         Ok(disk)
     }
 
@@ -56,7 +81,8 @@ impl Disk {
         self.dir.path().join("image")
     }
 
-    fn mount_point(&self) -> PathBuf {
+    /// Where it is mounted.
+    pub fn mount_point(&self) -> PathBuf {
         self.dir.path().join("mounted")
     }
 
@@ -68,6 +94,37 @@ impl Disk {
     /// A file that no power cut touches.
     pub fn outside(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Writes to a file beside the store until nothing more goes in; returns how much did.
+    pub fn fill(&self) -> u64 {
+        let file = File::create(self.filling()).unwrap();
+        let (mut len, mut synced) = (0, None);
+        // Removed files give their room back with the next sync.
+        while synced != Some(len) {
+            synced = Some(len);
+            let mut piece = vec![7; 1 << 20];
+            while !piece.is_empty() {
+                match file.write_all_at(&piece, len) {
+                    Ok(()) => len += piece.len() as u64,
+                    Err(_) => piece.truncate(piece.len() / 2),
+                }
+            }
+            // What has been handed over and not been given a place may fail here.
+            let _ = file.sync_all();
+        }
+        len
+    }
+
+    /// Takes away what filled it, but for `left` bytes.
+    pub fn make_room(&self, left: u64) {
+        let file = File::options().write(true).open(self.filling()).unwrap();
+        file.set_len(left).unwrap();
+        file.sync_all().unwrap();
+    }
+
+    fn filling(&self) -> PathBuf {
+        self.mount_point().join("filling")
     }
 
     /// The power is gone: what was not synced will not be there after [`Disk::remount`].
