@@ -22,7 +22,7 @@ use std::os::unix::fs::MetadataExt;
 
 use common::groups::Group;
 use common::workload::{Expected, Workload};
-use common::{conf_state, entry, hard_state};
+use common::{conf_state, entry, hard_state, report};
 use disk::Disk;
 use raft_rocks::{Error, Options, RaftMachineStorage, RaftStore};
 
@@ -168,6 +168,7 @@ fn on(name: &str, disk: impl Fn() -> Result<Disk, String>, check: impl Fn(&Disk,
     eprintln!("RAFT_ROCKS_SEED={seed}");
     let rounds = number("RAFT_ROCKS_FULL_ROUNDS").unwrap_or(2);
     for round in 0..rounds {
+        report::progress(round, rounds);
         match disk() {
             Ok(disk) => check(&disk, seed.wrapping_add(round)),
             Err(lacking) => {
@@ -181,6 +182,8 @@ fn on(name: &str, disk: impl Fn() -> Result<Disk, String>, check: impl Fn(&Disk,
             }
         }
     }
+    // A violation has ended the test.
+    report::figures(&[("disk_full_runs", rounds), ("disk_full_violations", 0)]);
     eprintln!("{name}: disk_full_runs={rounds} disk_full_violations=0");
 }
 

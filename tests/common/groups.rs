@@ -1,5 +1,6 @@
 //! Several groups of a store, each with a workload: what they may be found with after a fault.
 
+use raft::eraftpb::HardState;
 use raft_rocks::{RaftStore, Result};
 
 use super::workload::{Expected, Workload};
@@ -55,6 +56,18 @@ impl Group {
             done: self.done,
             synced,
         })
+    }
+
+    /// Term, vote and commit that the last of the acknowledged writes left which is synced.
+    pub fn synced_hard_state(&self, acknowledged: u64) -> HardState {
+        let mut workload = self.workload.clone();
+        let mut synced = workload.expected.hard_state.clone();
+        for _ in self.done..acknowledged {
+            if workload.next().is_synced() {
+                synced = workload.expected.hard_state.clone();
+            }
+        }
+        synced
     }
 
     /// Reads the group and goes to where it is found.

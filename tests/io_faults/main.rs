@@ -33,6 +33,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use child::{Job, Setup, Task};
+use common::report::progress;
 use io_shim::{Case, Places, Point, Shim, cases, lacking, unknown_to};
 use run::{CHILD, Left, run};
 
@@ -122,6 +123,7 @@ fn try_all<T: Sync>(cases: &[T], check: impl Fn(&T) -> Result<bool, String> + Sy
             if seen.runs.is_multiple_of(500) {
                 eprintln!("{} of {} runs", seen.runs, cases.len());
             }
+            progress(seen.runs as u64, cases.len() as u64);
         }
     };
     std::thread::scope(|scope| {
@@ -137,6 +139,11 @@ fn report(what: &str, points: usize, seen: &Seen) {
         seen.violations.len(),
         seen.missed
     );
+    common::report::figures(&[
+        ("io_points", points as u64),
+        ("io_point_runs", seen.runs as u64),
+        ("io_point_violations", seen.violations.len() as u64),
+    ]);
     assert_eq!(seen.violations, [] as [String; 0]);
     assert!(
         seen.missed * 100 <= seen.runs * MISSED_MAX_PERCENT,

@@ -29,8 +29,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use common::groups::{Group, Place};
+use common::report;
 use common::workload::{Expected, Workload};
 use disk::Disk;
+use raft::eraftpb::HardState;
 use raft_rocks::{FsyncPolicy, Options, RaftStore, Result, WitnessPolicy};
 
 const CHILD: &str = "RAFT_ROCKS_CUT_CHILD";
@@ -301,6 +303,45 @@ struct Seen {
     lost: u64,
     /// Groups in a state that they never had.
     wrong: u64,
+    /// Groups whose term, vote or commit was older than a synced one.
+    regressed: u64,
+    /// Groups whose entries do not follow each other.
+    holes: u64,
+}
+
+impl Seen {
+    /// For the report of the harness as a whole.
+    fn figures(&self, syncs: Syncs) {
+        if syncs.may_lose() {
+            let rounds = self.cuts - self.cuts_in_recovery;
+            return report::figures(&[
+                ("control_rounds", rounds),
+                ("control_rounds_with_loss", self.lost),
+            ]);
+        }
+        report::figures(&[
+            ("power_cuts", self.cuts),
+            ("cut_refused", self.refused),
+            ("acknowledged", self.acknowledged),
+            ("lost", self.lost),
+            ("power_cut_wrong", self.wrong),
+            ("hard_state_regressed", self.regressed),
+            ("holes", self.holes),
+        ]);
+    }
+}
+
+/// Whether a hard state is older than another.
+fn is_older(found: &HardState, than: &HardState) -> bool {
+    let forgot_vote = than.vote != 0 && found.vote != than.vote;
+    found.term < than.term
+        || (found.term == than.term && (forgot_vote || found.commit < than.commit))
+}
+
+fn has_hole(found: &Expected) -> bool {
+    (found.first..)
+        .zip(&found.entries)
+        .any(|(index, entry)| entry.index != index)
 }
 
 /// The test that runs, its knobs, and what it has seen.
@@ -335,6 +376,7 @@ impl Run {
             let disk = Disk::ext4(DISK_BYTES)?;
             self.use_up(disk, (cuts - self.seen.cuts).min(CUTS_PER_DISK));
             eprintln!("{}: {:?}", self.test, self.seen);
+            report::progress(self.seen.cuts, cuts);
         }
         Ok(())
     }
@@ -425,7 +467,11 @@ impl Run {
             groups.iter_mut().zip(acknowledged.iter().zip(reported))
         {
             self.seen.acknowledged += acknowledged - group.done;
-            let found = Expected::found_in(&store.group(group.id)?);
+            let found = Expected::read_from(&store.group(group.id)?)?;
+            let synced = group.synced_hard_state(*acknowledged);
+            let regressed = !self.syncs.may_lose() && is_older(&found.hard_state, &synced);
+            self.seen.regressed += u64::from(regressed);
+            self.seen.holes += u64::from(has_hole(&found));
             let Some(Place {
                 done,
                 synced: needed,
@@ -472,6 +518,7 @@ fn run(test: &'static str, syncs: Syncs, recycle_wal: bool) -> Option<Seen> {
         eprintln!("NOT RUN: power cuts need root, ext4 and loop devices: {lacking}");
         return None;
     }
+    run.seen.figures(syncs);
     Some(run.seen)
 }
 
@@ -481,7 +528,14 @@ macro_rules! nothing_is_lost {
         #[test]
         fn $test() {
             if let Some(seen) = run(stringify!($test), $syncs, $recycle_wal) {
-                assert_eq!((seen.refused, seen.lost, seen.wrong), (0, 0, 0), "{seen:?}");
+                let found = [
+                    seen.refused,
+                    seen.lost,
+                    seen.wrong,
+                    seen.regressed,
+                    seen.holes,
+                ];
+                assert_eq!(found, [0; 5], "{seen:?}");
             }
         }
     };
