@@ -146,6 +146,14 @@ impl Workload {
         op
     }
 
+    /// A vote in the next term, and nothing else: as small as writes get.
+    pub fn vote(&mut self) -> Op {
+        let state = &self.expected.hard_state;
+        let op = Op::Vote(in_term(state.term + 1, state.commit));
+        self.expect(&op);
+        op
+    }
+
     fn snapshot_len(&mut self) -> usize {
         if self.random.bool() && self.snapshot_files {
             FILE_LEN

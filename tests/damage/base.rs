@@ -12,6 +12,9 @@ use crate::common::{copy_live, copy_store, wal_files};
 /// All that is compared, of every group by its id.
 pub type State = BTreeMap<u64, (Expected, ConfState)>;
 
+/// Some hundred KiB of log.
+const VOTES: u64 = 4_000;
+
 /// A store as it was left, once.
 pub struct Base {
     pub dir: tempfile::TempDir,
@@ -54,6 +57,11 @@ impl Base {
         let live = scratch();
         let mut groups = Groups::open(live.path(), &options, &mut random);
         (0..random.u64(60..200)).for_each(|_| groups.write(&mut random));
+        if random.u8(..4) == 0 {
+            // So many small records that some end with a block: what is missing before the next
+            // block is noticed by nothing in the log's own format.
+            (0..VOTES).for_each(|_| groups.vote());
+        }
         let dir = scratch();
         let (states, unsynced) = if open {
             crash(groups, live.path(), dir.path(), &options, &mut random)
@@ -70,6 +78,16 @@ impl Base {
             unsynced,
             story,
         }
+    }
+}
+
+impl Base {
+    /// A crashed one of which something was never synced.
+    pub fn torn(seed: u64) -> Base {
+        (seed..seed + 1_000)
+            .map(|seed| Base::new(seed, true))
+            .find(|base| base.unsynced.is_some())
+            .unwrap()
     }
 }
 
@@ -164,6 +182,11 @@ impl Groups {
         let op = workload.next();
         self.synced_by_files += u64::from(workload.snapshot_files && op.concerns_snapshots());
         op.perform(&self.store().group(id as u64).unwrap()).unwrap();
+    }
+
+    fn vote(&mut self) {
+        let op = self.workloads[0].vote();
+        op.perform(&self.store().group(0).unwrap()).unwrap();
     }
 
     fn state(&self) -> State {

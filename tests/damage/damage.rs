@@ -25,10 +25,12 @@ pub enum Damage {
     BytesInserted,
     BytesAppended,
     AnotherFile,
+    /// Of a log: whole records up to the end of a block.
+    ZeroedRecords,
 }
 
 impl Damage {
-    pub const ALL: [Damage; 14] = [
+    pub const ALL: [Damage; 15] = [
         Damage::BitFlip,
         Damage::Byte,
         Damage::ZeroedRange,
@@ -43,6 +45,7 @@ impl Damage {
         Damage::BytesInserted,
         Damage::BytesAppended,
         Damage::AnotherFile,
+        Damage::ZeroedRecords,
     ];
 
     /// Whether there has to be something in the file.
@@ -55,6 +58,9 @@ impl Damage {
 
     /// Does it to a file of the store; returns where, or `None` when it changes nothing.
     pub fn strike(self, file: &Path, others: &[PathBuf], random: &mut Rng) -> Option<String> {
+        if self == Damage::ZeroedRecords && file.extension().is_none_or(|ext| ext != "log") {
+            return None;
+        }
         let old = std::fs::read(file).unwrap();
         if old.is_empty() && self.needs_bytes() {
             return None;
@@ -101,10 +107,52 @@ impl Damage {
                     *bytes = std::fs::read(other).unwrap();
                 }
             }
+            Damage::ZeroedRecords => return zero_records(bytes, random),
             Damage::Deleted => {}
         }
         at
     }
+}
+
+const BLOCK: usize = 32 << 10;
+/// Types of log records that begin a write, plain and recyclable.
+const BEGINNINGS: [u8; 4] = [1, 2, 5, 6];
+const RECYCLABLE_FROM: u8 = 5;
+
+/// Where the records of a block begin: checksum (4), length (2), type (1), in recyclable logs
+/// the log's number (4), payload.
+fn records(bytes: &[u8], block: usize) -> Vec<usize> {
+    let end = (block + BLOCK).min(bytes.len());
+    let (mut found, mut at) = (Vec::new(), block);
+    while at + 7 <= end && bytes[at + 6] != 0 {
+        found.push(at);
+        let number = if bytes[at + 6] >= RECYCLABLE_FROM {
+            4
+        } else {
+            0
+        };
+        at += 7 + number + usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
+    }
+    found
+}
+
+/// In a block behind which a write begins with the next one, where there is such a block.
+fn zero_records(bytes: &mut [u8], random: &mut Rng) -> usize {
+    let blocks: Vec<usize> = (0..bytes.len() / BLOCK).map(|n| n * BLOCK).collect();
+    let ends_whole = |block: &&usize| {
+        let next = bytes.get(**block + BLOCK + 6);
+        next.is_some_and(|kind| BEGINNINGS.contains(kind))
+    };
+    let whole: Vec<usize> = blocks.iter().filter(ends_whole).copied().collect();
+    let candidates = if whole.is_empty() { &blocks } else { &whole };
+    let Some(block) = random.choice(candidates).copied() else {
+        return 0;
+    };
+    let Some(from) = random.choice(records(bytes, block)) else {
+        return 0;
+    };
+    bytes[from..block + BLOCK].fill(0);
+    from
 }
 
 fn swap_pages(bytes: &mut [u8], page: usize, random: &mut Rng) {

@@ -24,6 +24,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 
 use base::{Base, State, read, scratch};
 use common::{copy_store, report};
@@ -32,6 +34,7 @@ use raft_rocks::{Error, RaftStore};
 
 /// Stores that are made anew for so many cases.
 const CASES_PER_BASE: u64 = 100;
+const TEARS_PER_BASE: u64 = 25;
 
 fn var(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -241,28 +244,69 @@ fn torn_case(base: &Base, number: u64, seen: &Mutex<Seen>) {
     }
 }
 
-/// Runs `cases` of each store, on all processors; the same cases for the same seed.
-fn run(seed: u64, cases: u64, open: bool, case: impl Fn(&Base, u64, &Mutex<Seen>) + Sync) -> Seen {
-    let seen = Mutex::new(Seen::default());
+/// A case that takes longer hangs: that is no refusal either.
+const HANGS_AFTER: Duration = Duration::from_secs(100);
+
+/// The case that each thread is at, and since when.
+type UnderWay = Mutex<BTreeMap<usize, (Instant, u64)>>;
+
+/// Ends the process when a case hangs; returns when `done` is closed.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing else ends a thread that hangs in RocksDB"
+)]
+fn watch(under_way: &UnderWay, done: &Receiver<()>) {
+    while done.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+        let oldest = under_way.lock().unwrap().values().min().copied();
+        if let Some((since, number)) = oldest
+            && since.elapsed() > HANGS_AFTER
+        {
+            eprintln!("RAFT_ROCKS_DAMAGE_CASE={number} hangs");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Runs `cases`, so many of each store, on all processors; the same cases for the same seed.
+fn run(
+    seed: u64,
+    (cases, per_base): (u64, u64),
+    base: impl Fn(u64) -> Base + Sync,
+    case: impl Fn(&Base, u64, &Mutex<Seen>) + Sync,
+) -> Seen {
+    let (seen, under_way) = (Mutex::new(Seen::default()), UnderWay::default());
     let next = AtomicU64::new(0);
-    let bases = cases.div_ceil(CASES_PER_BASE);
-    let work = || {
+    let bases = cases.div_ceil(per_base);
+    let work = |thread: usize, _done: Sender<()>| {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= bases {
                 return;
             }
-            let base = Base::new(seed.wrapping_add(number), open || number.is_multiple_of(2));
-            let first = number * CASES_PER_BASE;
-            for at in first..(first + CASES_PER_BASE).min(cases) {
-                case(&base, seed.wrapping_mul(31).wrapping_add(at), &seen);
+            let base = base(number);
+            let first = number * per_base;
+            for at in first..(first + per_base).min(cases) {
+                let at = seed.wrapping_mul(31).wrapping_add(at);
+                under_way
+                    .lock()
+                    .unwrap()
+                    .insert(thread, (Instant::now(), at));
+                case(&base, at, &seen);
+                under_way.lock().unwrap().remove(&thread);
             }
-            report::progress((number + 1) * CASES_PER_BASE, cases);
+            report::progress((number + 1) * per_base, cases);
         }
     };
+    let (working, done) = mpsc::channel();
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        (0..threads).for_each(|_| drop(scope.spawn(work)));
+        for thread in 0..threads {
+            let working = working.clone();
+            let work = &work;
+            scope.spawn(move || work(thread, working));
+        }
+        drop(working);
+        watch(&under_way, &done);
     });
     seen.into_inner().unwrap()
 }
@@ -279,16 +323,23 @@ fn damage_is_refused_or_changes_nothing() {
     let cases = var("RAFT_ROCKS_DAMAGE_CASES").unwrap_or(1_000);
     let only = var("RAFT_ROCKS_DAMAGE_CASE");
     let wanted = |number: u64| only.is_none_or(|only| only == number);
-    let damaged = run(seed, cases, false, |base, number, seen| {
+    let any = |number: u64| Base::new(seed.wrapping_add(number), number.is_multiple_of(2));
+    let damaged = run(seed, (cases, CASES_PER_BASE), any, |base, number, seen| {
         if wanted(number) {
             damage_case(base, number, seen);
         }
     });
-    let torn = run(seed, cases / 10, true, |base, number, seen| {
-        if wanted(number) {
-            torn_case(base, number, seen);
-        }
-    });
+    let torn = |number: u64| Base::torn(seed.wrapping_add(number * 1_000));
+    let torn = run(
+        seed,
+        (cases / 10, TEARS_PER_BASE),
+        torn,
+        |base, number, seen| {
+            if wanted(number) {
+                torn_case(base, number, seen);
+            }
+        },
+    );
     let failures: Vec<String> = damaged
         .failures
         .iter()

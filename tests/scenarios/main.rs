@@ -90,8 +90,9 @@ fn scenario_5_a_crash_at_any_step_of_a_snapshot_install_leaves_the_old_log_or_th
     let before = |store: &RaftStore| {
         let storage = group(store);
         let batch = storage.batch().hard_state(&hard_state(1, 2, 20));
+        // Past the snapshot too: nothing of that may stay.
         batch
-            .entries(&entries(1..41, 1))
+            .entries(&entries(1..141, 1))
             .applied(15)
             .write()
             .unwrap();
@@ -117,7 +118,7 @@ fn scenario_5_a_crash_at_any_step_of_a_snapshot_install_leaves_the_old_log_or_th
         let files = common::snapshot_files(dir).len();
         let metadata = storage.snapshot_metadata().unwrap();
         if metadata.index == 10 {
-            assert_eq!((first, last, applied, files), (1, 40, 15, 0));
+            assert_eq!((first, last, applied, files), (1, 140, 15, 0));
             assert_eq!(storage.hard_state(), hard_state(1, 2, 20));
             old.set(old.get() + 1);
         } else {
