@@ -267,6 +267,7 @@ impl Locked {
     /// nothing was changed. [`Error::Rocks`], [`Error::Io`]: what was done is unknown; an open
     /// refuses the store, or takes it as it is now.
     pub fn accept_loss(&self, view: &View) -> Result<()> {
+        salvage::check_acceptable(&self.dir, &view.view)?;
         if let Current::Known { manifest, .. } = view.current() {
             self.write_current(manifest)?;
         }

@@ -29,28 +29,28 @@ pub(crate) fn open(dir: &Path, lock: File) -> Result<Db> {
     Db::open_locked(dir, &Options::default(), lock)
 }
 
-/// Makes a store out of what `view` has found to stand: removes what is behind the first damage to
-/// the log, and begins a new history there. The lock is held.
+/// Whether what `view` has found to stand can become a store.
 ///
 /// # Errors
 /// [`Error::Corruption`]: RocksDB can make nothing of what is left, or its families would be of
-/// different times; nothing was changed.
+/// different times.
+pub(crate) fn check_acceptable(dir: &Path, view: &View) -> Result<()> {
+    let found = if view.is_torn_apart {
+        "column families that were flushed further than the log reaches"
+    } else if view.db.is_none() {
+        "a database that RocksDB cannot read"
+    } else {
+        return Ok(());
+    };
+    let key = dir.join(DATABASE_DIR).display().to_string();
+    let expected = "a state that all column families had together";
+    Err(Error::corruption("database", key, expected, found))
+}
+
+/// Makes a store out of what `view` has found to stand: removes what is behind the first damage to
+/// the log, and begins a new history there. The lock is held, and it was checked.
 pub(crate) fn accept_loss(dir: &Path, view: &View) -> Result<()> {
     let path = dir.join(DATABASE_DIR);
-    if view.db.is_none() || view.is_torn_apart {
-        let found = if view.is_torn_apart {
-            "column families that were flushed further than the log reaches"
-        } else {
-            "a database that RocksDB cannot read"
-        };
-        let expected = "a state that all column families had together";
-        return Err(Error::corruption(
-            "database",
-            path.display().to_string(),
-            expected,
-            found,
-        ));
-    }
     view.cuts.iter().try_for_each(|cut| cut.apply(&path))?;
     renew_identity(dir)
 }

@@ -161,6 +161,16 @@ fn assert_mended(store: &Path, after: After) {
     assert_eq!(other.hard_state(), common::hard_state(1, 3, 5));
 }
 
+/// The set, to be looked at by hand.
+#[test]
+#[ignore = "writes to the directory that RAFT_ROCKS_DAMAGED_DIR names"]
+fn write_the_set() {
+    let dir = std::env::var("RAFT_ROCKS_DAMAGED_DIR").unwrap();
+    for damage in damage::ALL {
+        damage::make(damage.name, &Path::new(&dir).join(damage.name));
+    }
+}
+
 #[test]
 fn a_sound_store_is_called_sound_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
