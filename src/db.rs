@@ -35,7 +35,7 @@ use rocksdb::statistics::Ticker;
 use rocksdb::{DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
 pub(crate) use self::backup::CHECKPOINT;
-use self::check::{Check, check_is_new};
+use self::check::{Check, check_is_new, list_families};
 pub(crate) use self::options::report_slow_build;
 use self::options::{descriptors, rocks_options};
 use crate::changes::{self, Batch, Changes, PutTag};
@@ -208,8 +208,7 @@ impl Db {
     fn open_database(dir: &Path, path: &Path, options: &Options, lock: File) -> Result<Db> {
         let witness = witness::read(dir)?;
         let existing = if path.join("CURRENT").exists() {
-            let families =
-                DB::list_cf(&rocks_options(options), path).map_err(|e| opening(path, e))?;
+            let families = list_families(path)?;
             let check = Check {
                 dir,
                 path,

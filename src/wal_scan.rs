@@ -130,15 +130,41 @@ impl Finding {
             before: Whole::default(),
         }
     }
-
-    /// Whether RocksDB would read such a log for ever.
-    pub(crate) fn hangs_rocksdb(&self) -> bool {
-        self.what == RECYCLED_RECORD
-    }
 }
 
 const RECYCLED_RECORD: &str = "a record of a recycled log in one that is not";
 const CHECKSUM: &str = "a record whose checksum does not fit";
+
+/// The place that RocksDB (11.8, `ReadPhysicalRecord`) would read for ever: where it comes to a
+/// header of a recycled log in one that began without. It comes to whole records, and goes on with
+/// the next block behind anything else, in a log as in a MANIFEST, which has the same format.
+/// `from` is where whole records end; 0 reads all.
+pub(crate) fn hangs_rocksdb_at(bytes: &[u8], from: usize) -> Option<usize> {
+    let log = Log { bytes, number: 0 };
+    let is_recycled = |header: &[u8; HEADER_LEN]| {
+        let [.., kind] = *header;
+        matches!(type_of(kind), Some((Format::Recyclable, _)))
+    };
+    if bytes.first_chunk::<HEADER_LEN>().is_some_and(is_recycled) {
+        return None;
+    }
+    let (mut place, mut begun) = (from, from > 0);
+    while place < bytes.len() {
+        let rest = log.rest_of_block(place);
+        if rest.first_chunk::<HEADER_LEN>().is_some_and(is_recycled) {
+            // The first that it reads says what the rest is.
+            return begun.then_some(place);
+        }
+        match log.whole(rest) {
+            Some(record) => {
+                begun = true;
+                place += record.len();
+            }
+            None => place = next_block(place),
+        }
+    }
+    None
+}
 
 /// Checks log `number` to its end, or to where a torn write begins.
 pub(crate) fn check(log: &[u8], number: u64) -> Result<Whole, Finding> {
@@ -651,5 +677,29 @@ mod tests {
             kinds.iter().for_each(|kind| log.record(*kind, &[7; 30]));
             assert_eq!(check(&log.bytes, NUMBER).unwrap_err().what, what);
         }
+    }
+
+    #[test]
+    fn what_rocksdb_would_read_for_ever_is_found_behind_whole_records_and_behind_damage() {
+        let mut log = Writer::new(Format::Plain, NUMBER);
+        log.batch(100);
+        let end = log.bytes.len();
+        let recycled = [7, 7, 7, 7, 0, 0, 5];
+        let mut bytes = log.bytes.clone();
+        assert_eq!(hangs_rocksdb_at(&bytes, 0), None);
+        bytes.extend(recycled);
+        assert_eq!(hangs_rocksdb_at(&bytes, 0), Some(end));
+        assert_eq!(hangs_rocksdb_at(&bytes, end), Some(end));
+        // RocksDB leaves out the rest of a block that is damaged, and goes on with the next.
+        let mut bytes = log.bytes.clone();
+        bytes.resize(BLOCK_LEN, 9);
+        bytes.extend(recycled);
+        assert_eq!(hangs_rocksdb_at(&bytes, 0), Some(BLOCK_LEN));
+        // A file that begins with such a record is a recycled log.
+        assert_eq!(hangs_rocksdb_at(&recycled, 0), None);
+        let mut log = Writer::new(Format::Recyclable, NUMBER);
+        log.batch(100);
+        log.bytes.extend(recycled);
+        assert_eq!(hangs_rocksdb_at(&log.bytes, end), None);
     }
 }

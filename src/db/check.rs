@@ -197,8 +197,9 @@ pub(super) fn check_and_read(dir: &Path, path: &Path) -> Result<Db> {
     Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, None, None)
 }
 
-/// The column families of a database, by its MANIFEST.
+/// The column families of a database, by its MANIFEST, which RocksDB can read to its end.
 pub(super) fn list_families(path: &Path) -> Result<Vec<String>> {
+    live_logs::check_manifest(path)?;
     DB::list_cf(&rocks_options(&Options::default()), path).map_err(|e| opening(path, e))
 }
 

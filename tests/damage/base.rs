@@ -44,6 +44,8 @@ impl Base {
         options.memtable_bytes = [64 << 10, 1 << 20][random.usize(..2)];
         options.recycle_wal = random.bool();
         options.verify = VerifyOnOpen::Full;
+        // A full disk is another test's.
+        options.reserve_bytes = 0;
         let story = format!(
             "base {seed}: {} bytes of memtable, {} logs, {}",
             options.memtable_bytes,
@@ -91,13 +93,9 @@ impl Base {
     }
 }
 
-/// In memory where that is possible: nothing here depends on a disk.
+/// Nothing here depends on a disk.
 pub fn scratch() -> tempfile::TempDir {
-    let shm = Path::new("/dev/shm");
-    if shm.is_dir() {
-        return tempfile::tempdir_in(shm).unwrap();
-    }
-    tempfile::tempdir().unwrap()
+    crate::scratch::scratch().unwrap()
 }
 
 /// Everything is synced; then come a few more writes, of which a power cut may take any.

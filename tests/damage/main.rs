@@ -18,6 +18,8 @@ mod base;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
+#[path = "../common/scratch.rs"]
+mod scratch;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

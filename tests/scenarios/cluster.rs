@@ -26,6 +26,7 @@ pub struct Node {
 pub fn options() -> Options {
     let mut options = Options::default();
     options.column_families = vec![FAMILY.to_owned()];
+    options.reserve_bytes = 0;
     options
 }
 

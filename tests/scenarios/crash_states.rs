@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use raft_rocks::{FsyncPolicy, Options, RaftStore};
 
 use crate::common::{copy_live, copy_store, wal_files};
+use crate::scratch::scratch;
 
 /// More states than that are sampled evenly.
 const STATES_MAX: usize = 200;
@@ -19,7 +20,8 @@ pub fn each(
     writes: impl FnOnce(&RaftStore),
     mut check: impl FnMut(&Path),
 ) {
-    let (live, old, new) = (scratch(), scratch(), scratch());
+    let new_dir = || scratch().unwrap();
+    let (live, old, new) = (new_dir(), new_dir(), new_dir());
     let mut options = options.clone();
     options.fsync = FsyncPolicy::Never;
     // Cut where the writes end, and not behind what an older log left.
@@ -42,7 +44,7 @@ pub fn each(
             if !with_files && end == bytes.len() {
                 continue;
             }
-            let state = scratch();
+            let state = new_dir();
             copy_store(old.path(), state.path());
             if with_files {
                 let (from, to) = (new.path().join("snapshots"), state.path().join("snapshots"));
@@ -52,10 +54,6 @@ pub fn each(
             check(state.path());
         }
     }
-}
-
-fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
 }
 
 /// The log, and where what was written behind the sync begins.

@@ -12,6 +12,8 @@ mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 mod crash_states;
+#[path = "../common/scratch.rs"]
+mod scratch;
 
 use std::cell::Cell;
 

@@ -18,6 +18,8 @@ const ALL_POINTS_FROM: u64 = 1_000;
 /// Cases of damage for each power cut: they take a fiftieth of its time. A quarter changes
 /// nothing and does not count.
 const CASES_PER_CUT: u64 = 7;
+/// A full disk takes as long as some power cuts, and lives are much alike.
+const CUTS_PER_FULL_DISK: u64 = 100;
 /// So small that logs are switched, and recycled, all the time.
 const TINY_MEMTABLE: &str = "65536";
 
@@ -89,7 +91,10 @@ pub fn all(rounds: u64) -> Vec<Part> {
             name: "full disk",
             test: "disk_full",
             case: "",
-            environment: Vec::new(),
+            environment: vec![(
+                "RAFT_ROCKS_FULL_ROUNDS",
+                (rounds / CUTS_PER_FULL_DISK).clamp(2, 10).to_string(),
+            )],
         },
     ]
 }
