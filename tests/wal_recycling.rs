@@ -12,6 +12,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{copy_live, copy_store, database_dir, entries, entry, hard_state, wal_files};
+use raft_rocks::rocksdb;
 use raft_rocks::{FsyncPolicy, Options, RaftMachineStorage, RaftStore, Result};
 
 const HEADER_LEN: usize = 11;
@@ -270,4 +271,53 @@ fn recycling_may_be_switched_on_and_off() {
         }
         assert_eq!(storage.last_index(), (round + 1) * 2000);
     }
+}
+
+/// A file that is ingested takes a sequence number that no log has: recovery of recycled logs
+/// stops there, and drops what was synced behind it. The store never ingests one; whoever does so
+/// behind its back is told at the next open, and nothing is dropped in silence.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what must not be done is done here to see it refused"
+)]
+fn a_sequence_number_spent_outside_of_the_logs_is_refused() {
+    const FAMILY: &str = "application";
+    let mut options = options();
+    options.memtable_bytes = 8 << 20;
+    options.column_families = vec![FAMILY.to_owned()];
+    let (live, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let storage = RaftMachineStorage::open(live.path(), options.clone()).unwrap();
+    let put = |index: u64| {
+        let entries = entries(index..index + 1, 1);
+        let batch = storage.batch().entries(&entries);
+        batch.put(FAMILY, "key", "old").write().unwrap();
+    };
+    put(1);
+    let file = live.path().join("file.sst");
+    let rocks_options = rocksdb::Options::default();
+    let mut writer = rocksdb::SstFileWriter::create(&rocks_options);
+    writer.open(&file).unwrap();
+    writer.put("key", "new").unwrap();
+    writer.finish().unwrap();
+    let database = storage.store().database();
+    let before = database.latest_sequence_number();
+    let family = database.cf_handle(FAMILY).unwrap();
+    database
+        .ingest_external_file_cf(family, vec![file])
+        .unwrap();
+    assert!(
+        database.latest_sequence_number() > before,
+        "it took a number"
+    );
+    put(2);
+    storage.store().sync().unwrap();
+    copy_live(storage.store(), live.path(), dir.path());
+
+    let refused = RaftMachineStorage::open(dir.path(), options).unwrap_err();
+    assert!(
+        matches!(refused, raft_rocks::Error::Corruption { .. }),
+        "{refused}"
+    );
+    assert!(refused.to_string().contains("sequence number"), "{refused}");
 }

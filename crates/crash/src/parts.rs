@@ -17,7 +17,7 @@ const CONTROL_ROUNDS_MIN: u64 = 20;
 const ALL_POINTS_FROM: u64 = 1_000;
 /// Cases of damage for each power cut: they take a fiftieth of its time. A quarter changes
 /// nothing and does not count.
-const CASES_PER_CUT: u64 = 7;
+const CASES_PER_CUT: u64 = 8;
 /// A full disk takes as long as some power cuts, and lives are much alike.
 const CUTS_PER_FULL_DISK: u64 = 100;
 /// So small that logs are switched, and recycled, all the time.
