@@ -45,16 +45,13 @@ fuzz: ## Runs each fuzz target for FUZZ_SECONDS (60) on nightly Rust; stops at t
 	@scripts/setup fuzz
 	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-crash: setup ## Cuts the power, fails I/O, damages files (root); CRASH_ROUNDS scales it (160: some minutes)
+crash: setup ## Cuts the power, fails I/O, fills disks, damages files (root); CRASH_ROUNDS scales it
 	@$(STAGE) "fault harness" cargo run $(LOCKED) --package raft-rocks-crash -- --rounds $(CRASH_ROUNDS) $(CRASH)
 
 bench: setup ## Compares raft-rocks with its peers, side by side; COMPARE passes flags (--quick)
 	@$(STAGE) "comparison" cargo run --release $(LOCKED) --package raft-rocks-bench -- compare $(COMPARE)
 
-microcrash: setup ## Cuts the power, fails I/O, damages files (root); CRASH_ROUNDS scales it (160: some minutes)
-	@$(STAGE) "fault harness" cargo run $(LOCKED) --package raft-rocks-crash -- --rounds $(CRASH_ROUNDS) $(CRASH)
-
-bench: setup ## Runs the criterion benches in the bench profile; BENCH names one of them
+microbench: setup ## Runs the criterion benches in the bench profile; BENCH names one of them
 	@$(STAGE) "benches" cargo bench --bench '$(or $(BENCH),*)' $(PROST)
 
 package: setup ## Makes the crate as it would be published and builds it from its archive
