@@ -17,6 +17,7 @@
 
 mod backup;
 mod check;
+mod manifest;
 mod options;
 #[cfg(feature = "tools")]
 pub(crate) mod salvage;

@@ -34,38 +34,12 @@ pub(crate) fn scan(dir: &Path) -> Result<Vec<Log>> {
             scanned: wal_scan::check(&bytes, number),
         };
         if let Some(place) = wal_scan::hangs_rocksdb_at(&bytes, log.whole().end) {
-            return Err(log.damaged(place, NO_RECYCLED_RECORD.0, NO_RECYCLED_RECORD.1));
+            let (expected, found) = wal_scan::HANGS;
+            return Err(log.damaged(place, expected, found));
         }
         logs.push(log);
     }
     Ok(logs)
-}
-
-/// What is expected and found where RocksDB would read one place for ever.
-const NO_RECYCLED_RECORD: (&str, &str) = (
-    "a record as those before it",
-    "the header of a recycled log's record",
-);
-
-/// Refuses a MANIFEST that RocksDB would read for ever; any other damage to it RocksDB finds
-/// itself. One that `CURRENT` does not name, or that cannot be read, is left to RocksDB too.
-pub(crate) fn check_manifest(dir: &Path) -> Result<()> {
-    let Ok(current) = std::fs::read_to_string(dir.join("CURRENT")) else {
-        return Ok(());
-    };
-    let path = dir.join(current.trim_end());
-    let Ok(bytes) = std::fs::read(&path) else {
-        return Ok(());
-    };
-    match wal_scan::hangs_rocksdb_at(&bytes, 0) {
-        Some(place) => Err(Error::corruption(
-            "database",
-            format!("byte {place} of {}", path.display()),
-            NO_RECYCLED_RECORD.0,
-            NO_RECYCLED_RECORD.1,
-        )),
-        None => Ok(()),
-    }
 }
 
 /// The logs, oldest first.

@@ -135,6 +135,12 @@ impl Finding {
 const RECYCLED_RECORD: &str = "a record of a recycled log in one that is not";
 const CHECKSUM: &str = "a record whose checksum does not fit";
 
+/// What is expected, and what found, where RocksDB would read one place for ever.
+pub(crate) const HANGS: (&str, &str) = (
+    "a record as those before it",
+    "the header of a recycled log's record",
+);
+
 /// The place that RocksDB (11.8, `ReadPhysicalRecord`) would read for ever: where it comes to a
 /// header of a recycled log in one that began without. It comes to whole records, and goes on with
 /// the next block behind anything else, in a log as in a MANIFEST, which has the same format.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rocksdb::{DB, DBRecoveryMode};
 
+use super::manifest;
 use super::options::{descriptors, rocks_options};
 use super::{Db, decode_format, found_by_rocks, opening};
 use crate::config::{Options, RAFT_COLUMN_FAMILY};
@@ -199,7 +200,7 @@ pub(super) fn check_and_read(dir: &Path, path: &Path) -> Result<Db> {
 
 /// The column families of a database, by its MANIFEST, which RocksDB can read to its end.
 pub(super) fn list_families(path: &Path) -> Result<Vec<String>> {
-    live_logs::check_manifest(path)?;
+    manifest::check(path)?;
     DB::list_cf(&rocks_options(&Options::default()), path).map_err(|e| opening(path, e))
 }
 

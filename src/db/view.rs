@@ -169,24 +169,10 @@ impl Base {
     }
 }
 
-/// RocksDB says "no such file" of it as of any other.
-fn check_manifest(path: &Path) -> Result<()> {
-    let current = path.join("CURRENT");
-    let named = fs::read(&current).map_err(|e| Error::io("read", &current, e))?;
-    let named = String::from_utf8_lossy(&named);
-    if path.join(named.trim_end()).is_file() {
-        return Ok(());
-    }
-    let (expected, found) = ("the name of a file", named.escape_debug().to_string());
-    let key = current.display().to_string();
-    Err(Error::corruption("database", key, expected, found))
-}
-
 /// What an open of the store would be refused with, found on its replica.
 fn refusal(dir: &Path, scratch: &Path) -> Result<()> {
     let replica = scratch.join(DATABASE_DIR);
     let options = Options::default();
-    check_manifest(&replica)?;
     let witness = witness::read(dir)?;
     let families = list_families(&replica)?;
     let check = Check {
