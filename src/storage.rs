@@ -2,6 +2,8 @@
 //! place that produces raft-rs's errors.
 
 mod backup;
+mod builder;
+mod producer;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +17,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Ready, StorageError};
 
 use crate::async_fetch::{Fetcher, Fetches, Told};
-use crate::batch::{self, ApplicationPut, Compact, IncomingSnapshot, Write};
+use crate::batch::{self, Compact, IncomingSnapshot, Write};
 use crate::config::{Options, SnapshotPayload};
 use crate::db::{self, Counters, Database, Db};
 use crate::error::{Error, Result};
@@ -25,9 +27,10 @@ use crate::metrics;
 use crate::raft_log::{self, RaftLog, metadata_of};
 use crate::record;
 use crate::recovery;
-use crate::snapshot::{
-    SnapshotDir, SnapshotReader, SnapshotReference, SnapshotWriter, StagedSnapshot, reference_of,
-};
+use crate::snapshot::{SnapshotDir, SnapshotReader, SnapshotWriter, StagedSnapshot, reference_of};
+
+pub use self::builder::Batch;
+pub use self::producer::{SnapshotProducer, SnapshotRequest};
 
 /// One RocksDB that holds the logs of many raft groups. A clone is another handle to the same
 /// store; the directory is free again when the last handle, of the store or of any of its
@@ -331,12 +334,7 @@ impl RaftMachineStorage {
 
     /// Starts one atomic write of several parts.
     pub fn batch(&self) -> Batch<'_> {
-        Batch {
-            storage: self,
-            write: Write::default(),
-            snapshot: None,
-            staged: None,
-        }
+        Batch::new(self)
     }
 
     /// Appends `entries`, in place of the tail from their first index on. No entries: nothing
@@ -705,12 +703,7 @@ impl RaftMachineStorage {
         };
         if !self.group.producing.swap(true, Ordering::AcqRel) {
             let producing = Arc::clone(&self.group.producing);
-            producer.request(SnapshotRequest {
-                storage: self.clone(),
-                index,
-                to,
-                producing,
-            });
+            producer.request(SnapshotRequest::new(self.clone(), index, to, producing));
         }
     }
 }
@@ -722,234 +715,6 @@ impl fmt::Debug for RaftMachineStorage {
             .field("first_index", &self.first_index())
             .field("last_index", &self.last_index())
             .field("applied_index", &self.applied_index())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Makes snapshots when raft needs one that is not stored: registered with
-/// [`RaftMachineStorage::set_snapshot_producer`].
-pub trait SnapshotProducer: Send + Sync {
-    /// Starts making a snapshot, elsewhere: this is called on raft's thread and must not
-    /// block. Raft asks again until one is stored, but there is one request at a time: the
-    /// next comes only after this one has been dropped.
-    fn request(&self, request: SnapshotRequest);
-}
-
-/// A snapshot that is wanted. Store it with
-/// [`create_snapshot`](RaftMachineStorage::create_snapshot) on [`storage`](Self::storage),
-/// then drop the request; dropping it without says that none could be made.
-#[derive(Debug)]
-pub struct SnapshotRequest {
-    storage: RaftMachineStorage,
-    index: u64,
-    to: u64,
-    producing: Arc<AtomicBool>,
-}
-
-impl SnapshotRequest {
-    /// Where to store it. A producer that keeps a storage of its own would keep the store
-    /// open for ever.
-    pub fn storage(&self) -> &RaftMachineStorage {
-        &self.storage
-    }
-
-    /// The index it has to reach.
-    pub fn index(&self) -> u64 {
-        self.index
-    }
-
-    /// The node that needs it.
-    pub fn to(&self) -> u64 {
-        self.to
-    }
-}
-
-impl Drop for SnapshotRequest {
-    fn drop(&mut self) {
-        self.producing.store(false, Ordering::Release);
-    }
-}
-
-/// One atomic write of several parts. Nothing is checked or written before
-/// [`write`](Batch::write). The parts take effect in this order, whatever the order of the
-/// calls: snapshot, entries, hard state, commit, configuration, applied index.
-#[must_use = "nothing is written before `write` is called"]
-pub struct Batch<'a> {
-    storage: &'a RaftMachineStorage,
-    write: Write<'a>,
-    snapshot: Option<&'a Snapshot>,
-    staged: Option<StagedSnapshot>,
-}
-
-impl<'a> Batch<'a> {
-    /// Everything the Ready wants persisted: snapshot, entries, hard state.
-    pub fn ready(mut self, ready: &'a Ready) -> Self {
-        if !ready.snapshot().is_empty() {
-            self.snapshot = Some(ready.snapshot());
-        }
-        if let Some(hard_state) = ready.hs() {
-            self = self.hard_state(hard_state);
-        }
-        self.entries(ready.entries()).must_sync(ready.must_sync())
-    }
-
-    /// Installs a received snapshot.
-    pub fn snapshot(mut self, snapshot: &'a Snapshot) -> Self {
-        self.snapshot = Some(snapshot);
-        self
-    }
-
-    /// The file of the snapshot to install, when that is a reference.
-    pub fn staged_snapshot(mut self, staged: StagedSnapshot) -> Self {
-        self.staged = Some(staged);
-        self
-    }
-
-    /// Appends entries, behind those of earlier calls.
-    pub fn entries(mut self, entries: &'a [Entry]) -> Self {
-        if !entries.is_empty() {
-            self.write.entries.push(entries);
-        }
-        self
-    }
-
-    /// Stores term, vote and commit.
-    pub fn hard_state(mut self, hard_state: &HardState) -> Self {
-        self.write.hard_state = Some(hard_state.into());
-        self
-    }
-
-    /// Stores the configuration and the applied index it belongs to.
-    pub fn conf_state(mut self, conf_state: &ConfState, applied: u64) -> Self {
-        self.write.conf_state = Some((conf_state.into(), applied));
-        self
-    }
-
-    /// Raises the stored commit.
-    pub fn commit(mut self, index: u64) -> Self {
-        self.write.commit = Some(index);
-        self
-    }
-
-    /// Records the applied index.
-    pub fn applied(mut self, index: u64) -> Self {
-        self.write.applied = Some(index);
-        self
-    }
-
-    /// Puts a key of the application's own into one of its column families.
-    pub fn put(
-        mut self,
-        family: impl Into<String>,
-        key: impl Into<Vec<u8>>,
-        value: impl Into<Vec<u8>>,
-    ) -> Self {
-        let (family, key, value) = (family.into(), key.into(), Some(value.into()));
-        self.write
-            .application
-            .push(ApplicationPut { family, key, value });
-        self
-    }
-
-    /// Deletes a key of the application's own.
-    pub fn delete(mut self, family: impl Into<String>, key: impl Into<Vec<u8>>) -> Self {
-        let (family, key, value) = (family.into(), key.into(), None);
-        self.write
-            .application
-            .push(ApplicationPut { family, key, value });
-        self
-    }
-
-    /// Asks for a sync by policy even where none is needed for Raft: the application's own
-    /// data together with an applied index is not synced otherwise, because the log still has
-    /// what it was made from.
-    pub fn must_sync(mut self, must_sync: bool) -> Self {
-        self.write.must_sync |= must_sync;
-        self
-    }
-
-    /// Writes everything, or nothing.
-    ///
-    /// # Errors
-    /// The refusals of the operations that the parts stand for; nothing was written.
-    /// [`Error::Poisoned`]: an earlier write or sync failed; nothing was written.
-    /// [`Error::Rocks`]: this write or its sync failed; what is on disk is known after
-    /// reopening, and nothing may be acknowledged.
-    pub fn write(mut self) -> Result<()> {
-        self.prepare()?;
-        self.storage.group.log.write(self.write)
-    }
-
-    /// Hands everything to the store's writer and returns without waiting for the disk. What
-    /// was submitted can be read at once; `on_durable` is told when it is as durable as
-    /// [`write`](Batch::write) makes it before it returns.
-    ///
-    /// Callbacks run in the order of submission, one at a time, on a thread of the store:
-    /// they must not block, and must not call the store (a write there is refused). Send a
-    /// message. After a failed write or sync no callback gets `Ok` any more; each still gets
-    /// its error. A batch that needs no sync waits for those submitted before it, which spares
-    /// its own sync only (rule 16 of `docs/testing.md`).
-    ///
-    /// Blocks while the store holds [`Options::write_queue_bytes`] of writes that are not
-    /// acknowledged; [`RaftStore::backlog`] tells how much there is.
-    ///
-    /// # Errors
-    /// Those of [`write`](Batch::write) that are refusals, and [`Error::Poisoned`]: nothing
-    /// was or will be written, and `on_durable` is not called.
-    pub fn submit(mut self, on_durable: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
-        self.prepare()?;
-        self.storage.group.log.submit(self.write, on_durable)
-    }
-
-    fn prepare(&mut self) -> Result<()> {
-        if let Some(snapshot) = self.snapshot.take() {
-            self.write.install = Some(self.incoming(snapshot)?);
-        } else if self.staged.is_some() {
-            return Err(Error::invalid_batch(
-                "a staged snapshot without the snapshot it belongs to; add Batch::snapshot, or \
-                 use create_snapshot_from for one made here",
-            ));
-        }
-        Ok(())
-    }
-
-    fn incoming(&mut self, snapshot: &Snapshot) -> Result<IncomingSnapshot> {
-        let metadata = snapshot.get_metadata();
-        let (index, term) = (metadata.index, metadata.term);
-        let staged = self.staged.take();
-        if self.storage.store.inner.options.snapshot_payload == SnapshotPayload::Inline {
-            if staged.is_some() {
-                return Err(Error::invalid_batch(
-                    "a staged snapshot needs snapshot_payload Reference",
-                ));
-            }
-            return self.storage.group.log.bring(metadata, &snapshot.data);
-        }
-        if snapshot.data.is_empty() && staged.is_none() {
-            // A first snapshot that only carries a configuration.
-            return Ok(IncomingSnapshot::inline(metadata, &[]));
-        }
-        let reference = SnapshotReference::from_bytes(&snapshot.data)?;
-        let Some(staged) = staged else {
-            return Err(Error::SnapshotNotStaged { index, term });
-        };
-        self.storage.check_own(&staged)?;
-        if staged.reference() != reference || (reference.index, reference.term) != (index, term) {
-            return Err(Error::invalid_batch(format!(
-                "the staged file is not the one that the snapshot at index {index}, term {term} \
-                 refers to; fetch it again"
-            )));
-        }
-        let mut incoming = IncomingSnapshot::staged(staged);
-        incoming.record.conf_state = metadata.get_conf_state().into();
-        Ok(incoming)
-    }
-}
-
-impl fmt::Debug for Batch<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch")
-            .field("storage", self.storage)
             .finish_non_exhaustive()
     }
 }

@@ -503,3 +503,16 @@ fn a_manifest_that_rocksdb_would_read_for_ever_is_refused() {
     assert!(matches!(error, Error::Corruption { .. }), "{error}");
     assert!(error.to_string().contains("MANIFEST"), "{error}");
 }
+
+/// RocksDB says "no such file" of it as of any other, and names none.
+#[test]
+fn a_current_that_names_no_file_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    make_store(dir.path());
+    for named in ["MANIFEST-000099\n", "", "/dev/zero\n"] {
+        std::fs::write(database_dir(dir.path()).join("CURRENT"), named).unwrap();
+        let error = open(dir.path(), VerifyOnOpen::Full).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Corruption { .. }), "{error}");
+        assert!(error.to_string().contains("CURRENT"), "{error}");
+    }
+}
