@@ -14,6 +14,8 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use crate::error::Result;
 
 /// Sequence number and count.
@@ -101,25 +103,28 @@ impl Changes {
         if let Some([.., c0, c1, c2, c3]) = self.bytes.first_chunk_mut::<HEADER_LEN>() {
             [*c0, *c1, *c2, *c3] = self.count.to_le_bytes();
         }
-        Batch { bytes: self.bytes }
+        let capacity = self.bytes.capacity();
+        let bytes = self.bytes.into();
+        Batch { bytes, capacity }
     }
 }
 
 /// The changes of one atomic write, complete.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    bytes: Vec<u8>,
+    bytes: Bytes,
+    capacity: usize,
 }
 
 impl Batch {
-    /// As RocksDB takes them.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// As RocksDB takes them. A part of them can be handed out without copying.
+    pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
     /// What they hold in memory.
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.capacity
     }
 }
 

@@ -50,8 +50,7 @@ impl Chunk {
         let bytes = self.bytes.bytes();
         let places = self.places.get(skip..).unwrap_or_default();
         for (index, place) in (self.first + skip as u64..).zip(places) {
-            let record = bytes.get(place.clone()).unwrap_or_default();
-            let Some(entry) = record::recall_entry(index, record) else {
+            let Some(entry) = record::recall_entry(index, bytes, place) else {
                 debug_assert!(false, "it was encoded here");
                 return false;
             };

@@ -23,7 +23,10 @@
 //! 3. Decoding never panics, whatever the bytes.
 //! 4. `decode(encode(x)) == x`, and an entry's index is in its key alone.
 
+use std::ops::Range;
+
 use byteorder::{BigEndian, ByteOrder};
+use bytes::Bytes;
 use prost::Message;
 use raft::eraftpb;
 
@@ -505,11 +508,17 @@ pub fn view_entry(group: u64, index: u64, bytes: &[u8]) -> Result<EntryView<'_>,
     })
 }
 
-/// The entry in bytes that were encoded here and have never left memory: nothing is verified,
-/// and `None` means that they were not.
+/// The entry whose record stands at `place` in bytes that were encoded here and have never left
+/// memory: nothing is verified, and `None` means that they were not. With the codec that keeps
+/// bytes as [`Bytes`] context and data share `bytes`, as a clone of the entry would share its own.
 #[inline]
-pub(crate) fn recall_entry(index: u64, bytes: &[u8]) -> Option<eraftpb::Entry> {
-    let (head, rest) = bytes.split_first_chunk::<ENTRY_HEADER_LEN>()?;
+pub(crate) fn recall_entry(
+    index: u64,
+    bytes: &Bytes,
+    place: &Range<usize>,
+) -> Option<eraftpb::Entry> {
+    let record = bytes.get(place.clone())?;
+    let (head, rest) = record.split_first_chunk::<ENTRY_HEADER_LEN>()?;
     let &[
         _,
         kind,
@@ -533,15 +542,39 @@ pub(crate) fn recall_entry(index: u64, bytes: &[u8]) -> Option<eraftpb::Entry> {
         c3,
     ] = head;
     let context_len = usize::try_from(u32::from_be_bytes([c0, c1, c2, c3])).ok()?;
-    let (context, data) = rest.split_at_checked(context_len)?;
-    let view = EntryView {
-        entry_type: entry_type_of(kind.checked_sub(KIND_ENTRY)?)?,
-        term: u64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
-        context,
-        data,
-        sync_log: u16::from(flags) & FLAG_SYNC_LOG != 0,
-    };
-    Some(view.to_entry(index))
+    if context_len > rest.len() {
+        return None;
+    }
+    let context = place.start + ENTRY_HEADER_LEN..place.start + ENTRY_HEADER_LEN + context_len;
+    let mut entry = eraftpb::Entry::default();
+    entry.set_entry_type(entry_type_of(kind.checked_sub(KIND_ENTRY)?)?);
+    entry.term = u64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7]);
+    entry.index = index;
+    entry.data = Part::part_of(bytes, context.end..place.end);
+    entry.context = Part::part_of(bytes, context);
+    set_sync_log(&mut entry, u16::from(flags) & FLAG_SYNC_LOG != 0);
+    Some(entry)
+}
+
+/// A part of shared bytes, as a codec of raft-rs keeps bytes: copied by one, shared by the other.
+/// The range lies within.
+trait Part {
+    fn part_of(bytes: &Bytes, range: Range<usize>) -> Self;
+}
+
+impl Part for Vec<u8> {
+    fn part_of(bytes: &Bytes, range: Range<usize>) -> Self {
+        bytes.get(range).unwrap_or_default().to_vec()
+    }
+}
+
+impl Part for Bytes {
+    fn part_of(bytes: &Bytes, range: Range<usize>) -> Self {
+        match range.is_empty() {
+            true => Bytes::new(),
+            false => bytes.slice(range),
+        }
+    }
 }
 
 /// Decodes one entry.
