@@ -8,15 +8,15 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash bench microbench package
+.PHONY: help setup demo test fuzz sim crash bench microbench package
 
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
 LOCKED := $(if $(CI),--locked)
-PROST := --features testing,metrics $(LOCKED)
+PROST := --features driver,testing,metrics $(LOCKED)
 # raft-rs cannot have both codecs on, and other members ask for the default one: the root
 # package alone is built with this.
-PROTOBUF := --package raft-rocks --no-default-features --features protobuf-codec,testing,metrics $(LOCKED)
+PROTOBUF := --package raft-rocks --no-default-features --features protobuf-codec,driver,testing,metrics $(LOCKED)
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= entry_codec keys storage_ops
 CRASH_ROUNDS ?= 160
@@ -44,6 +44,10 @@ test: setup ## Runs what CI runs: format, lints, all tests with both codecs, doc
 fuzz: ## Runs each fuzz target for FUZZ_SECONDS (60) on nightly Rust; stops at the first finding
 	@scripts/setup fuzz
 	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+sim: setup ## Simulated clusters: 10,000 seeds of faults (SIM passes flags: --seed N, --seeds N), 50 on a RAM disk
+	@$(STAGE) "simulation" cargo run --release --features driver,testing $(LOCKED) --example sim -- $(or $(SIM),--seeds 10000)
+	@$(STAGE) "simulation on the durable store" cargo run --release --features driver,testing $(LOCKED) --example sim -- --seeds 50 --durable /dev/shm
 
 crash: setup ## Cuts the power, fails I/O, fills disks, damages files (root); CRASH_ROUNDS scales it
 	@$(STAGE) "fault harness" cargo run $(LOCKED) --package raft-rocks-crash -- --rounds $(CRASH_ROUNDS) $(CRASH)

@@ -188,6 +188,17 @@ macro_rules! raft_family {
     };
 }
 
+macro_rules! application_family {
+    ($db:expr, $family:expr) => {
+        $db.rocks.cf_handle($family).ok_or_else(|| {
+            let family = $family;
+            Error::invalid_batch(format!(
+                "there is no column family {family:?}; name it in Options::column_families"
+            ))
+        })?
+    };
+}
+
 impl Db {
     /// Opens, or creates, the database of a store that owns its directory.
     pub(crate) fn open(dir: &Path, options: &Options) -> Result<Db> {
@@ -431,11 +442,7 @@ impl Db {
                  into another one"
             )));
         }
-        let Some(handle) = self.rocks.cf_handle(family) else {
-            return Err(Error::invalid_batch(format!(
-                "there is no column family {family:?}; name it in Options::column_families"
-            )));
-        };
+        let handle = application_family!(self, family);
         let len = key.len().max(value.map_or(0, <[u8]>::len));
         check_len(|| format!("a key of column family {family:?}"), len)?;
         let mut batch = WriteBatch::default();
@@ -555,6 +562,41 @@ impl Db {
             iterator.next();
         }
         iterator.status().map_err(|e| self.reading(e))
+    }
+
+    /// The value of a key of the application's own.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`]: there is no such column family.
+    #[cfg(feature = "driver")]
+    pub(crate) fn get_application(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let handle = application_family!(self, family);
+        self.rocks.get_cf(&handle, key).map_err(|e| self.reading(e))
+    }
+
+    /// The keys of the application's own that begin with `prefix`, in order.
+    ///
+    /// # Errors
+    /// As [`get_application`](Db::get_application).
+    #[cfg(feature = "driver")]
+    pub(crate) fn scan_application(
+        &self,
+        family: &str,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let handle = application_family!(self, family);
+        let mut iterator = self.rocks.raw_iterator_cf(&handle);
+        iterator.seek(prefix);
+        let mut found = Vec::new();
+        while let Some((key, value)) = iterator.item() {
+            if !key.starts_with(prefix) {
+                break;
+            }
+            found.push((key.to_vec(), value.to_vec()));
+            iterator.next();
+        }
+        iterator.status().map_err(|e| self.reading(e))?;
+        Ok(found)
     }
 
     fn reading(&self, error: rocksdb::Error) -> Error {

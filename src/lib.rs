@@ -117,6 +117,7 @@
 //! - `prost-codec` (default) or `protobuf-codec`: the codec that `raft` is built with; exactly
 //!   one. `raft = "0.7"` with its default features needs `protobuf-codec` and
 //!   `default-features = false` here. The bytes on disk are the same under both.
+//! - `driver`: a thin driver around `RawNode`, see [`driver`]; brings tokio's channels.
 //! - `metrics`: appends, batches, syncs, the queue and the cache, for the recorder of the
 //!   [`metrics`](https://docs.rs/metrics) crate; `docs/operations.md` says what to watch.
 //! - `testing`: a conformance suite for any raft-rs storage, and a model for random scripts.
@@ -136,6 +137,8 @@ mod batch;
 mod changes;
 mod config;
 mod db;
+#[cfg(feature = "driver")]
+pub mod driver;
 mod entry_cache;
 mod error;
 mod group_commit;

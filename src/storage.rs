@@ -332,6 +332,20 @@ impl RaftMachineStorage {
         self.batch().ready(ready).submit(on_durable)
     }
 
+    #[cfg(feature = "driver")]
+    pub(crate) fn get_application(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.store.inner.db.get_application(family, key)
+    }
+
+    #[cfg(feature = "driver")]
+    pub(crate) fn scan_application(
+        &self,
+        family: &str,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.store.inner.db.scan_application(family, prefix)
+    }
+
     /// Starts one atomic write of several parts.
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
@@ -612,6 +626,9 @@ impl RaftMachineStorage {
 
     /// The entries in `[low, high)`, from their start up to `max_size` bytes as raft-rs counts
     /// them (the size of the encoded entry), at least one; `None` and `u64::MAX` are no limit.
+    ///
+    /// With the protobuf codec, whose entries hold shared bytes, those of the log's tail share
+    /// the bytes of the write they came with: copy what is to be kept for long.
     ///
     /// # Errors
     /// [`Error::Compacted`]: `low` is before the log. [`Error::Unavailable`]: `high - 1` is
