@@ -220,16 +220,12 @@ impl Db {
     fn open_database(dir: &Path, path: &Path, options: &Options, lock: File) -> Result<Db> {
         let witness = witness::read(dir)?;
         let existing = if path.join("CURRENT").exists() {
-            let families = list_families(path)?;
-            let check = Check {
-                dir,
-                path,
-                options,
-                families: &families,
-                witness: witness.as_ref().map(|(record, _)| record),
-            };
-            check.run()?;
-            families
+            let torn = manifest::cut_torn_tail(path)?;
+            let checked = Db::check_existing(dir, path, options, witness.as_ref());
+            if let (Err(_), Some(torn)) = (&checked, torn) {
+                torn.put_back()?;
+            }
+            checked?
         } else {
             check_is_new(path)?;
             if let Some((record, _)) = &witness
@@ -264,6 +260,25 @@ impl Db {
         db.wal_switch = Some(WalSwitch::new(families.map(str::to_owned), options));
         db.start_witness(dir, witness, options.witness)?;
         Ok(db)
+    }
+
+    /// The column families of a database that may be opened.
+    fn check_existing(
+        dir: &Path,
+        path: &Path,
+        options: &Options,
+        witness: Option<&(witness::slot::Record, witness::slot::Slot)>,
+    ) -> Result<Vec<String>> {
+        let families = list_families(path)?;
+        let check = Check {
+            dir,
+            path,
+            options,
+            families: &families,
+            witness: witness.map(|(record, _)| record),
+        };
+        check.run()?;
+        Ok(families)
     }
 
     /// Uses a column family of a database that somebody else opened.

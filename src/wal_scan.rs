@@ -172,6 +172,27 @@ pub(crate) fn hangs_rocksdb_at(bytes: &[u8], from: usize) -> Option<usize> {
     None
 }
 
+/// Where a torn write begins, in a file of plain records that nobody read a torn one of: behind the
+/// last whole record stands something, and nothing whole in it. `None` when all is whole, and when
+/// nothing is.
+pub(crate) fn torn_from(bytes: &[u8]) -> Option<usize> {
+    let log = Log { bytes, number: 0 };
+    let mut place = 0;
+    while place < bytes.len() {
+        match log.at(place, Some(Format::Plain)) {
+            Ok(record) => place += record.len(),
+            Err(Other::BlockEnd) => place = next_block(place),
+            Err(Other::Damage(what)) if what != CHECKSUM => return None,
+            Err(_) => {
+                let is_whole = |at| log.whole(log.rest_of_block(at)).is_some();
+                let torn = place > 0 && !(place + 1..bytes.len()).any(is_whole);
+                return torn.then_some(place);
+            }
+        }
+    }
+    None
+}
+
 /// Checks log `number` to its end, or to where a torn write begins.
 pub(crate) fn check(log: &[u8], number: u64) -> Result<Whole, Finding> {
     let mut batches = Batches::default();
@@ -683,6 +704,27 @@ mod tests {
             kinds.iter().for_each(|kind| log.record(*kind, &[7; 30]));
             assert_eq!(check(&log.bytes, NUMBER).unwrap_err().what, what);
         }
+    }
+
+    #[test]
+    fn a_torn_write_is_told_from_damage_before_whole_records() {
+        let mut log = Writer::new(Format::Plain, 0);
+        log.batch(100);
+        let first = log.bytes.len();
+        log.batch(200);
+        let whole = log.bytes.clone();
+        assert_eq!(torn_from(&whole), None);
+        let mut torn = whole.clone();
+        torn[first + 20..].fill(0);
+        assert_eq!(torn_from(&torn), Some(first));
+        assert_eq!(torn_from(&whole[..whole.len() - 1]), Some(first));
+        let mut damaged = whole.clone();
+        damaged[20] ^= 1;
+        assert_eq!(torn_from(&damaged), None, "nothing whole before it");
+        log.batch(50);
+        let mut damaged = log.bytes.clone();
+        damaged[first + 20] ^= 1;
+        assert_eq!(torn_from(&damaged), None, "a whole record behind it");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rocksdb::{DB, DBRecoveryMode};
 
 use super::check::{Check, check_is_new, list_families, needed_logs};
+use super::manifest;
 use super::options::{descriptors, rocks_options};
 use super::{DATABASE_DIR, Db, opening};
 use crate::config::{Options, RAFT_COLUMN_FAMILY};
@@ -174,6 +175,8 @@ fn refusal(dir: &Path, scratch: &Path) -> Result<()> {
     let replica = scratch.join(DATABASE_DIR);
     let options = Options::default();
     let witness = witness::read(dir)?;
+    // Of the replica alone, whatever comes of it.
+    manifest::cut_torn_tail(&replica)?;
     let families = list_families(&replica)?;
     let check = Check {
         dir: scratch,
