@@ -22,10 +22,11 @@ pub(crate) enum Fault {
     RemoveNode,
     ReplaceNode,
     Snapshot,
+    Burst,
 }
 
 /// How often each is chosen.
-const WEIGHTS: [(Fault, u32); 19] = [
+const WEIGHTS: [(Fault, u32); 20] = [
     (Fault::Crash, 14),
     (Fault::CrashAtPoint, 10),
     (Fault::CrashAll, 2),
@@ -45,6 +46,7 @@ const WEIGHTS: [(Fault, u32); 19] = [
     (Fault::RemoveNode, 5),
     (Fault::ReplaceNode, 3),
     (Fault::Snapshot, 12),
+    (Fault::Burst, 14),
 ];
 
 impl Fault {
@@ -82,12 +84,13 @@ impl Fault {
             Fault::RemoveNode => "node removed",
             Fault::ReplaceNode => "node replaced (joint)",
             Fault::Snapshot => "snapshot asked for",
+            Fault::Burst => "burst of commands",
         }
     }
 }
 
 /// Everything that must have happened at least once over many seeds.
-pub const COUNTED: [&str; 30] = [
+pub const COUNTED: [&str; 31] = [
     "crash",
     "crash at a fault point",
     "crash of all nodes",
@@ -107,6 +110,7 @@ pub const COUNTED: [&str; 30] = [
     "node removed",
     "node replaced (joint)",
     "snapshot asked for",
+    "burst of commands",
     "message lost",
     "message duplicated",
     "message reordered",

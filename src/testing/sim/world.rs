@@ -1097,6 +1097,7 @@ impl<S: SimStore> World<S> {
                 return self.change_members(fault);
             }
             Fault::Snapshot => self.make_snapshot(id)?,
+            Fault::Burst => return self.burst(id),
         }
         Ok(true)
     }
@@ -1110,6 +1111,24 @@ impl<S: SimStore> World<S> {
                 steps == 0
             })));
         }
+    }
+
+    /// Many commands at once on a node that takes itself for the leader: logs grow, and where
+    /// nobody follows it, have to be thrown away again.
+    fn burst(&mut self, id: u64) -> Result<bool, Broken> {
+        let leads = |status: crate::driver::Status| status.role == StateRole::Leader;
+        if !self.status(id).is_some_and(leads) {
+            return Ok(false);
+        }
+        for _ in 0..self.rng.u32(5..40) {
+            self.requests += 1;
+            let (request, command) = (self.requests, machine::swap(KEYS + 1, self.requests));
+            if let Some(running) = self.nodes.get_mut(&id).and_then(|n| n.running.as_mut()) {
+                running.peer.propose(request, None, command);
+            }
+        }
+        self.after(id)?;
+        Ok(true)
     }
 
     fn hamper(&mut self, id: u64, fault: Fault, until: Time) {
