@@ -2,11 +2,12 @@
 //! one in memory.
 
 use std::io;
+use std::sync::mpsc;
 
 use raft::Ready;
 use raft::eraftpb::{ConfState, HardState, SnapshotMetadata};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::snapshot::{SnapshotReader, SnapshotWriter, StagedSnapshot};
 use crate::storage::{Batch, RaftMachineStorage};
 
@@ -194,13 +195,11 @@ impl LogStore for RaftMachineStorage {
             Some(conf_state) => self.batch().conf_state(conf_state, applied),
             None => self.batch().applied(applied),
         };
-        with_writes(batch, self, writes).write()
+        submit_and_wait(with_writes(batch, self, writes))
     }
 
     fn write(&self, writes: &Writes) -> Result<()> {
-        with_writes(self.batch(), self, writes)
-            .must_sync(true)
-            .write()
+        submit_and_wait(with_writes(self.batch(), self, writes).must_sync(true))
     }
 
     fn get(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -281,6 +280,18 @@ impl LogStore for RaftMachineStorage {
     fn sync(&self) -> Result<()> {
         RaftMachineStorage::sync(self)
     }
+}
+
+/// As [`Batch::write`], but nobody else who writes to this group waits for it meanwhile: raft's
+/// thread does.
+fn submit_and_wait(batch: Batch<'_>) -> Result<()> {
+    let (told, durable) = mpsc::channel();
+    // It is received below.
+    batch.submit(move |result| drop(told.send(result)))?;
+    let lost = |_| Error::Poisoned {
+        cause: "the store dropped a write without a word".into(),
+    };
+    durable.recv().map_err(lost)?
 }
 
 fn with_writes<'a>(batch: Batch<'a>, storage: &RaftMachineStorage, writes: &Writes) -> Batch<'a> {
