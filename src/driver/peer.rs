@@ -257,6 +257,8 @@ pub struct PeerProgress {
 /// A Ready that is submitted.
 struct Unpersisted {
     number: u64,
+    /// Of its entries.
+    bytes: u64,
     /// It is durable, or needs no sync; those before it may not be.
     settled: bool,
     messages: Vec<Message>,
@@ -342,6 +344,16 @@ impl<S: LogStore> Peer<S> {
     /// The leader it knows, or 0.
     pub fn leader(&self) -> u64 {
         self.raw.raft.leader_id
+    }
+
+    /// The term.
+    pub fn term(&self) -> u64 {
+        self.raw.raft.term
+    }
+
+    /// Bytes of entries that were given to the log and are not durable yet.
+    pub fn unpersisted_bytes(&self) -> u64 {
+        self.unpersisted.iter().map(|ready| ready.bytes).sum()
     }
 
     /// The book, as of what is committed.
@@ -712,8 +724,13 @@ impl<S: LogStore> Peer<S> {
             let on_durable = Box::new(move |result| on_persisted(number, result));
             self.store().submit_ready(ready, staged, on_durable)?;
         }
+        let bytes = ready
+            .entries()
+            .iter()
+            .map(|entry| entry.data.len() + entry.context.len());
         self.unpersisted.push_back(Unpersisted {
             number,
+            bytes: bytes.sum::<usize>() as u64,
             settled: !ready.must_sync(),
             messages,
             term: ready.hs().map_or(0, |hard_state| hard_state.term),
@@ -851,10 +868,11 @@ impl<S: LogStore> Peer<S> {
         let lag_max = self.options.promote_lag_max;
         let caught_up = self.book.nodes.iter().find(|node| {
             let progress = raft.prs().get(node.id);
+            // One that has everything stays in raft's probing state until there is more.
             let close = progress.is_some_and(|progress| {
-                progress.recent_active
-                    && progress.state == ProgressState::Replicate
-                    && progress.matched + lag_max >= last
+                let follows = progress.state == ProgressState::Replicate;
+                let lag_max = if follows { lag_max } else { 0 };
+                progress.recent_active && progress.matched + lag_max >= last
             });
             node.promote && close && self.conf_state.get_learners().contains(&node.id)
         });
@@ -943,7 +961,7 @@ pub fn single_change(kind: ConfChangeType, id: u64) -> ConfChangeV2 {
 }
 
 /// The change that an entry holds, and what it tells of its nodes.
-fn decode_change(entry: &Entry) -> Result<Option<(ConfChangeV2, Vec<NodeInfo>)>> {
+pub(super) fn decode_change(entry: &Entry) -> Result<Option<(ConfChangeV2, Vec<NodeInfo>)>> {
     let what = "a configuration change in the log";
     let format = |e: protobuf::ProtobufError| Error::format(what, e);
     let change = match entry.get_entry_type() {
