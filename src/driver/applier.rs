@@ -506,6 +506,25 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
         self.store.begin_with(staged, &Writes::default())?;
         self.restore()
     }
+
+    /// Makes the state as it is the beginning of another cluster: a snapshot with its
+    /// configuration and its book, which is all that newcomers get.
+    ///
+    /// # Errors
+    /// It could not be written or stored; it may be done again.
+    pub(crate) fn begin_anew(&mut self, conf_state: &ConfState, book: Book) -> Result<()> {
+        self.conf_state = conf_state.clone();
+        self.book = book;
+        self.snapshot()?.run(&self.store)?;
+        let mut writes = Writes::default();
+        if self.machine.durability() == Durability::Shared {
+            self.put_own(self.applied, true, &mut writes);
+        }
+        let conf_state = Some(&self.conf_state);
+        self.store
+            .record_applied(self.applied, conf_state, &writes)?;
+        Ok(self.store.sync()?)
+    }
 }
 
 /// What one call of [`Applier::apply`] collects.

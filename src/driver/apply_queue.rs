@@ -1,0 +1,195 @@
+//! What waits for the state machine.
+//!
+//! Invariants:
+//! 1. In the order in which it was committed; a query sees everything that was committed before
+//!    it was asked.
+//! 2. Bounded in bytes: beyond the limit only the indexes are kept, and the entries are read from
+//!    the log again.
+
+use std::collections::VecDeque;
+
+use parking_lot::{Condvar, Mutex};
+use raft::eraftpb::Entry;
+
+use super::applier::{Change, Committed};
+use super::shared::Permit;
+
+/// Reads the machine, on its thread.
+pub(crate) type Query<M> = Box<dyn FnOnce(&M) + Send>;
+
+pub(crate) enum Task<M> {
+    Apply(Committed),
+    /// As above, but the entries `[low, high)` are to be read from the log.
+    Reread {
+        low: u64,
+        high: u64,
+        changes: Vec<Change>,
+    },
+    Restore,
+    Query(Query<M>, Permit),
+    /// Make a snapshot now.
+    Snapshot,
+}
+
+struct State<M> {
+    tasks: VecDeque<Task<M>>,
+    bytes: usize,
+    closed: bool,
+}
+
+pub(crate) struct ApplyQueue<M> {
+    state: Mutex<State<M>>,
+    wake: Condvar,
+    bytes_max: usize,
+}
+
+impl<M> ApplyQueue<M> {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        let state = State {
+            tasks: VecDeque::new(),
+            bytes: 0,
+            closed: false,
+        };
+        ApplyQueue {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            bytes_max,
+        }
+    }
+
+    /// Takes what is committed, or only where it stands when too much waits already.
+    pub(crate) fn apply(&self, committed: Committed) {
+        let bytes = bytes_of(&committed.entries);
+        let mut state = self.state.lock();
+        // Once entries are left in the log, those behind them are too: they follow soon.
+        let rereads = matches!(state.tasks.back(), Some(Task::Reread { .. }));
+        if state.bytes > 0 && (rereads || state.bytes + bytes > self.bytes_max) {
+            state.leave_in_log(committed);
+        } else {
+            state.bytes += bytes;
+            state.tasks.push_back(Task::Apply(committed));
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// `false` when the queue is closed.
+    pub(crate) fn push(&self, task: Task<M>) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            // What it holds may tell somebody when it is dropped.
+            drop(state);
+            return false;
+        }
+        state.tasks.push_back(task);
+        drop(state);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Waits for the next task; `None` when the queue is closed and empty.
+    pub(crate) fn next(&self) -> Option<Task<M>> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(task) = state.tasks.pop_front() {
+                if let Task::Apply(committed) = &task {
+                    state.bytes -= bytes_of(&committed.entries);
+                }
+                return Some(task);
+            }
+            if state.closed {
+                return None;
+            }
+            self.wake.wait(&mut state);
+        }
+    }
+
+    /// Nothing is taken any more. What waits is dropped, unless it is to be finished.
+    pub(crate) fn close(&self, finish: bool) {
+        let dropped = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            match finish {
+                true => VecDeque::new(),
+                false => {
+                    state.bytes = 0;
+                    std::mem::take(&mut state.tasks)
+                }
+            }
+        };
+        self.wake.notify_one();
+        drop(dropped);
+    }
+
+    /// Tasks that wait, and the bytes of their entries in memory.
+    pub(crate) fn depth(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.tasks.len(), state.bytes)
+    }
+}
+
+impl<M> State<M> {
+    fn leave_in_log(&mut self, committed: Committed) {
+        let (Some(first), Some(last)) = (committed.entries.first(), committed.entries.last())
+        else {
+            return;
+        };
+        let (first, end) = (first.index, last.index + 1);
+        match self.tasks.back_mut() {
+            Some(Task::Reread { high, changes, .. }) if *high == first => {
+                *high = end;
+                changes.extend(committed.changes);
+            }
+            _ => self.tasks.push_back(Task::Reread {
+                low: first,
+                high: end,
+                changes: committed.changes,
+            }),
+        }
+    }
+}
+
+fn bytes_of(entries: &[Entry]) -> usize {
+    let bytes = |entry: &Entry| entry.data.len() + entry.context.len() + 64;
+    entries.iter().map(bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed(index: u64, bytes: usize) -> Committed {
+        let mut entry = Entry::default();
+        entry.index = index;
+        entry.data = vec![0; bytes].into();
+        Committed {
+            entries: vec![entry],
+            changes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_stays_in_the_log_and_is_one_range() {
+        let queue: ApplyQueue<()> = ApplyQueue::new(1000);
+        for index in 1..=20 {
+            queue.apply(committed(index, 200));
+        }
+        let (tasks, bytes) = queue.depth();
+        assert_eq!(tasks, 4);
+        assert!(bytes <= 1000, "{bytes}");
+        for index in 1..=3 {
+            let Some(Task::Apply(committed)) = queue.next() else {
+                panic!("not entries in memory");
+            };
+            assert_eq!(committed.entries[0].index, index);
+        }
+        let Some(Task::Reread { low, high, .. }) = queue.next() else {
+            panic!("not a range");
+        };
+        assert_eq!((low, high), (4, 21));
+        queue.apply(committed(21, 2000));
+        assert!(matches!(queue.next(), Some(Task::Apply(_))));
+        queue.close(true);
+        assert!(queue.next().is_none());
+    }
+}

@@ -1,0 +1,216 @@
+//! Where a transport hands in what it receives.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use super::book::NodeInfo;
+use super::mailbox::{Event, Waiting};
+use super::request::{Ask, Ending, RequestError};
+use super::shared::{Answerer, Shared};
+use super::transport::{Body, Frame, Packet, Reply, Request};
+
+/// Refusals that are remembered, in order not to be logged again.
+const REFUSALS_MAX: usize = 1000;
+
+/// Where a transport hands in what it receives for one node. A clone is another handle; it does
+/// not keep the node alive.
+#[derive(Clone)]
+pub struct Inbox {
+    shared: Weak<Shared>,
+}
+
+impl Inbox {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Inbox {
+            shared: Arc::downgrade(shared),
+        }
+    }
+
+    /// Takes a packet, without waiting. One of another cluster, for another node, or of a node
+    /// under an id that is not its own any more, is dropped.
+    pub fn receive(&self, packet: Packet) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let from = packet.from;
+        match shared.check(&packet) {
+            Ok(()) => shared.take(packet),
+            Err(why) => {
+                shared.dropped.packets.fetch_add(1, Ordering::Relaxed);
+                if shared.is_new_refusal(from, why) {
+                    log::warn!("packets of node {from} are refused: {why}");
+                }
+            }
+        }
+    }
+
+    /// What was sent to this node did not arrive.
+    pub fn unreachable(&self, id: u64) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.mailbox.unreachable(id);
+        }
+    }
+
+    /// Whether the node is there.
+    pub fn is_open(&self) -> bool {
+        self.shared
+            .upgrade()
+            .is_some_and(|shared| shared.stopped.borrow().is_none())
+    }
+}
+
+impl Shared {
+    /// Whether this has not been said before; it would be with every packet.
+    fn is_new_refusal(&self, from: u64, why: &'static str) -> bool {
+        let mut refusals = self.refusals.lock();
+        if refusals.len() >= REFUSALS_MAX {
+            refusals.clear();
+        }
+        refusals.insert((from, why))
+    }
+
+    fn check(&self, packet: &Packet) -> Result<(), &'static str> {
+        if let Body::Reply(reply) = &packet.body {
+            // Its key was drawn here; a node that asks to join knows no more yet.
+            let own = reply.key.incarnation == self.incarnation;
+            return own.then_some(()).ok_or("it answers what was not asked");
+        }
+        let own = self.own();
+        if let Body::Request(Request {
+            ask: Ask::Join(_), ..
+        }) = &packet.body
+            && packet.cluster_id.is_empty()
+            && packet.to == 0
+            && own.info.id != 0
+        {
+            return Ok(());
+        }
+        if own.info.id == 0 || packet.to != own.info.id {
+            return Err("it is for another node");
+        }
+        if !packet.to_store.is_empty() && packet.to_store != own.info.store_id {
+            // raft would be told of entries that this store never had.
+            return Err("it is for another store under this node's id");
+        }
+        if packet.cluster_id != own.cluster_id {
+            return Err("it is of another cluster");
+        }
+        let book = self.book.read();
+        if book.is_retired(packet.from) {
+            drop(book);
+            if packet.body != Body::Removed {
+                self.tell_removed(packet.from, packet.reply_address());
+            }
+            return Err("its id belongs to a node that left");
+        }
+        match book.node(packet.from) {
+            Some(known) if !known.store_id.is_empty() && known.store_id != packet.from_store => {
+                Err(
+                    "its store is not the one of that node: a node that lost its disk joins under \
+                     a new id",
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A node that left does not hear of it through the log.
+    fn tell_removed(&self, id: u64, address: Option<String>) {
+        let known = self.departed.lock().get(&id).cloned();
+        let to = address.map(|address| NodeInfo {
+            id,
+            address,
+            ..NodeInfo::default()
+        });
+        if let Some(to) = to.or(known) {
+            // It will ask again.
+            let _ = self.send(&to, Body::Removed);
+        }
+    }
+
+    fn take(&self, packet: Packet) {
+        let from = packet.from;
+        match packet.body {
+            Body::Raft(messages) => {
+                let own = messages.into_iter().filter(|message| message.from == from);
+                let dropped = self.mailbox.take_messages(own.collect());
+                self.dropped.messages.fetch_add(dropped, Ordering::Relaxed);
+            }
+            Body::Request(request) => self.take_request(from, request),
+            Body::Reply(Reply { key, ending }) => self.take_reply(from, key.counter, ending),
+            Body::Snapshot(frame) => self.take_frame(from, frame),
+            // When the node has stopped it needs no telling.
+            Body::Removed => {
+                self.mailbox.tell(Event::Removed);
+            }
+        }
+    }
+
+    fn take_request(&self, from: u64, request: Request) {
+        let to = NodeInfo {
+            id: from,
+            address: request.reply_to,
+            ..NodeInfo::default()
+        };
+        let key = request.key;
+        let refuse = |error| {
+            // The asker gives up by itself.
+            let _ = self.send(
+                &to,
+                Body::Reply(Reply {
+                    key,
+                    ending: Err(error),
+                }),
+            );
+        };
+        match self.try_room(request.ask.bytes()) {
+            Err(error) => refuse(error),
+            Ok(permit) => {
+                let waiting = Waiting {
+                    answerer: Answerer::Remote {
+                        to: to.clone(),
+                        key,
+                    },
+                    _permit: permit,
+                };
+                if !self.mailbox.tell(Event::Ask(request.ask, waiting)) {
+                    refuse(RequestError::Dropped);
+                }
+            }
+        }
+    }
+
+    fn take_reply(&self, from: u64, counter: u64, ending: Ending) {
+        let asked = self.forwarded.lock().get(&counter).map(|of| of.to);
+        if asked == Some(0) || asked == Some(from) {
+            self.settle_forwarded(counter, ending);
+        }
+    }
+
+    fn take_frame(&self, from: u64, frame: Frame) {
+        let taken = match &frame {
+            Frame::Begin { .. } | Frame::Chunk { .. } => {
+                let inbound = self.inbound.lock();
+                let inbound = inbound.as_ref();
+                inbound.is_some_and(|inbound| inbound.try_send((from, frame)).is_ok())
+            }
+            Frame::Resume { .. } | Frame::Ack { .. } | Frame::Done { .. } => {
+                let outbound = self.outbound.lock();
+                let stream = outbound.get(&frame.transfer());
+                stream.is_some_and(|stream| stream.try_send(frame).is_ok())
+            }
+        };
+        if !taken {
+            self.dropped.frames.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Packet {
+    fn reply_address(&self) -> Option<String> {
+        match &self.body {
+            Body::Request(request) => Some(request.reply_to.clone()),
+            _ => None,
+        }
+    }
+}
