@@ -8,7 +8,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz sim crash bench microbench package
+.PHONY: help setup demo test fuzz sim crash bench large microbench package
 
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
@@ -54,6 +54,9 @@ crash: setup ## Cuts the power, fails I/O, fills disks, damages files (root); CR
 
 bench: setup ## Compares raft-rocks with its peers, side by side; COMPARE passes flags (--quick)
 	@$(STAGE) "comparison" cargo run --release $(LOCKED) --package raft-rocks-bench -- compare $(COMPARE)
+
+large: setup ## Streams a state of 1 GiB to a new node and measures what memory that takes
+	@$(STAGE) "large snapshot" cargo test --release $(LOCKED) --features driver --test driver -- --ignored --nocapture
 
 microbench: setup ## Runs the criterion benches in the bench profile; BENCH names one of them
 	@$(STAGE) "benches" cargo bench --bench '$(or $(BENCH),*)' $(PROST)

@@ -1,0 +1,151 @@
+//! Starts, restarts, and the end of clusters.
+
+use raft_rocks::driver::{JoinOptions, StartError};
+
+use crate::cluster::{Cluster, address, commands, retried, status_when};
+
+#[tokio::test]
+async fn a_cluster_that_was_stopped_has_everything_when_it_is_back() {
+    let mut cluster = Cluster::of(&[1, 2, 3]).await;
+    for round in 1..=3 {
+        for command in 0..10 {
+            cluster.propose(&format!("{round} {command}")).await;
+        }
+        match round {
+            2 => cluster.shutdown().await,
+            _ => {
+                for id in 1..=3 {
+                    cluster.halt(id).await;
+                }
+            }
+        }
+        for id in 1..=3 {
+            cluster.reopen(id);
+        }
+        assert_eq!(cluster.agreed(10 * round).await.len(), 10 * round);
+    }
+}
+
+#[tokio::test]
+async fn a_store_belongs_to_one_node() {
+    let mut cluster = Cluster::of(&[1]).await;
+    cluster.shutdown().await;
+    let refused = cluster.builder(1).open_as(2).map(drop).unwrap_err();
+    let expected = (1, 2);
+    let StartError::OtherId { stored, asked } = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!((stored, asked), expected);
+    let refused = cluster.builder(1).bootstrap().map(drop).unwrap_err();
+    assert!(matches!(refused, StartError::HasIdentity(_)), "{refused}");
+    let refused = cluster.builder(2).open().map(drop).unwrap_err();
+    assert!(matches!(refused, StartError::NoIdentity), "{refused}");
+    // It is opened instead.
+    let node = cluster
+        .builder(1)
+        .join(vec![], JoinOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(node.id(), 1);
+}
+
+#[tokio::test]
+async fn a_newcomer_that_nobody_takes_in_gives_up() {
+    let mut cluster = Cluster::empty();
+    cluster.adapt = Box::new(|options| options.join_patience = options.tick * 10);
+    let joined = cluster
+        .builder(1)
+        .join(vec![address(9)], JoinOptions::default())
+        .await;
+    assert!(matches!(joined, Err(StartError::Join(_))));
+}
+
+#[tokio::test]
+async fn one_survivor_begins_a_new_cluster_with_everything_it_has() {
+    let mut cluster = Cluster::of(&[1, 2, 3]).await;
+    for command in 0..10 {
+        cluster.propose(&command.to_string()).await;
+    }
+    cluster.agreed(10).await;
+    let leader = cluster.leader().await;
+    let id = leader.id();
+    // Never committed: the others do not hear of it.
+    cluster.network.isolate(&address(id));
+    let last = leader.status().await.unwrap().raft.last_index;
+    let uncommitted = leader.propose("uncommitted");
+    tokio::select! {
+        ended = uncommitted => panic!("{ended:?}"),
+        _ = status_when(&leader, "it is in the log", |of| of.raft.last_index > last) => {}
+    }
+    drop(leader);
+    let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
+    for id in ids {
+        cluster.halt(id).await;
+    }
+    cluster.heal();
+    let old = cluster.builder(id).identity().unwrap().unwrap();
+    let node = cluster.builder(id).force_new_cluster().unwrap();
+    cluster.nodes.insert(id, node.clone());
+    assert_ne!(node.cluster_id(), old.cluster_id);
+    let status = status_when(&node, "it leads", |status| status.raft.leader == id).await;
+    assert_eq!(status.raft.conf_state.get_voters(), [id]);
+    assert_eq!(commands(&node).await.len(), 11);
+    // The old ones are strangers, and their ids are gone.
+    for other in [1, 2, 3].into_iter().filter(|other| *other != id) {
+        assert!(status.raft.book.is_retired(other));
+        cluster.reopen(other);
+    }
+    let newcomer = cluster.builder(9);
+    let newcomer = newcomer
+        .join(vec![address(id)], JoinOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(newcomer.id(), 4);
+    status_when(&newcomer, "it is a voter", |status| {
+        status.raft.conf_state.get_voters().contains(&4)
+    })
+    .await;
+    retried("a proposal", || newcomer.propose("new")).await;
+    assert_eq!(commands(&newcomer).await.len(), 12);
+    status_when(&node, "the old ones are refused", |status| {
+        status.packets_refused > 0
+    })
+    .await;
+    // And it is there after a restart.
+    cluster.halt(id).await;
+    drop(node);
+    let node = cluster.reopen(id);
+    status_when(&node, "all is applied", |status| status.raft.applied > 12).await;
+}
+
+#[tokio::test]
+async fn a_node_alone_becomes_a_cluster_and_goes_on_alone_when_it_is_removed() {
+    let mut cluster = Cluster::empty();
+    cluster.adapt = Box::new(|options| options.alone_when_removed = true);
+    let mut cluster = cluster.start(&[1]).await;
+    cluster.propose("alone").await;
+    cluster.join(2, 1).await;
+    cluster.join(3, 1).await;
+    let removed = cluster.node(2);
+    status_when(&removed, "it is a voter", |status| {
+        status.raft.conf_state.get_voters().len() == 3
+    })
+    .await;
+    cluster.propose("together").await;
+    cluster.agreed(2).await;
+    let first = cluster.node(1);
+    retried("a removal", || first.remove(2)).await;
+    status_when(&removed, "it knows", |status| status.removed).await;
+    cluster.nodes.remove(&2);
+    removed.shutdown().await;
+    drop(removed);
+    let alone = cluster.builder(2).open().unwrap();
+    status_when(&alone, "it leads", |status| status.raft.leader == 2).await;
+    alone.propose("alone again").await.unwrap();
+    assert_eq!(
+        commands(&alone).await,
+        [&b"alone"[..], b"together", b"alone again"]
+    );
+    cluster.propose("without it").await;
+    assert_eq!(cluster.agreed(3).await.len(), 3);
+}
