@@ -106,19 +106,25 @@ impl<S: LogStore, M: StateMachine> ApplyThread<S, M> {
     /// Freezes the state, to be written beside. Where one is being written already it does
     /// nothing: who wants another will say so again.
     fn snapshot(&mut self) {
-        if self.overtaken || self.snapshotting.swap(true, Ordering::AcqRel) {
+        if self.snapshotting.swap(true, Ordering::AcqRel) {
             return;
         }
-        let job = match self.applier.snapshot() {
+        if !self.start_snapshot() {
+            self.snapshotting.store(false, Ordering::Release);
+            self.tell(Event::Snapshotted(None));
+        }
+    }
+
+    fn start_snapshot(&mut self) -> bool {
+        if self.overtaken {
+            return false;
+        }
+        match self.applier.snapshot() {
             Ok(job) => self.jobs.send(Job::Snapshot(job)).is_ok(),
             Err(e) => {
                 log::warn!("no snapshot can be made now: {e}");
                 false
             }
-        };
-        if !job {
-            self.snapshotting.store(false, Ordering::Release);
-            self.tell(Event::Snapshotted(None));
         }
     }
 
@@ -137,7 +143,11 @@ pub(crate) fn run_jobs<S: LogStore>(
 ) -> Result<()> {
     for job in jobs {
         match job {
-            Job::Compact(to) => store.compact(to)?,
+            Job::Compact(to) => match store.compact(to) {
+                Err(e) if e.is_fatal() => return Err(e.into()),
+                Err(e) => log::warn!("the log was not compacted to {to}: {e}"),
+                Ok(()) => {}
+            },
             Job::Removed => identity::note_removed(store)?,
             Job::Snapshot(job) => {
                 let index = job.index();

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use raft::SnapshotStatus;
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Message, MessageType};
@@ -73,13 +73,16 @@ pub(crate) struct TurnState {
     /// Bytes of entries given to the core in this turn.
     taken_bytes: u64,
     snapshot_asked: bool,
+    /// The clock of raft stands still.
+    is_quiet: bool,
     /// The tick at which it stops, whatever is left to do.
     stopping: Option<u64>,
 }
 
 impl TurnState {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(is_quiet: bool) -> Self {
         TurnState {
+            is_quiet,
             next_tick: Instant::now(),
             ticks: 0,
             next_id: 1,
@@ -105,7 +108,7 @@ impl<S: LogStore, M> RaftThread<S, M> {
 
     fn turn_until_done(&mut self) -> Result<(), String> {
         loop {
-            let mail = self.shared.mailbox.take(self.state.next_tick);
+            let mail = self.shared.mailbox.take(self.wake_at());
             if mail.closed {
                 return Ok(());
             }
@@ -120,17 +123,24 @@ impl<S: LogStore, M> RaftThread<S, M> {
         }
     }
 
+    /// What was held back goes on as soon as there is room.
+    fn wake_at(&self) -> Instant {
+        let holds = !self.state.held_messages.is_empty() || !self.state.held_asks.is_empty();
+        match holds && self.has_room() {
+            true => Instant::now(),
+            false => self.state.next_tick,
+        }
+    }
+
     fn tick_when_due(&mut self) {
         let now = Instant::now();
         if now < self.state.next_tick {
             return;
         }
-        let every = self.shared.options.tick;
-        let planned = self.state.next_tick + every;
-        self.state.next_tick = if planned > now { planned } else { now + every };
+        self.state.next_tick = tick_after(self.state.next_tick, now, self.shared.options.tick);
         self.state.ticks += 1;
         self.shared.ticks.store(self.state.ticks, Ordering::Release);
-        if !self.shared.is_removed() {
+        if !self.state.is_quiet {
             self.peer.tick(clock());
             self.leave_joint();
         }
@@ -184,7 +194,7 @@ impl<S: LogStore, M> RaftThread<S, M> {
                     self.peer.step_snapshot(message, staged);
                 }
             }
-            Event::Removed => self.removed(),
+            Event::Removed => self.be_quiet(),
             Event::Failed(cause) => return Err(cause),
             Event::Shutdown => self.begin_shutdown(),
         }
@@ -376,6 +386,13 @@ impl<S: LogStore, M> RaftThread<S, M> {
             self.shared.id()
         );
         let _ = self.jobs.send(Job::Removed);
+    }
+
+    /// Others say that this node was removed: it will not hear of it through the log, and must
+    /// not disturb their elections.
+    fn be_quiet(&mut self) {
+        self.removed();
+        self.state.is_quiet = true;
         for finished in self.peer.abandon() {
             self.finish(finished);
         }
@@ -514,6 +531,12 @@ impl<S: LogStore, M> RaftThread<S, M> {
     }
 }
 
+/// The tick after the one that was due and comes now: those that were missed are left out.
+fn tick_after(due: Instant, now: Instant, every: Duration) -> Instant {
+    let planned = due + every;
+    if planned > now { planned } else { now + every }
+}
+
 /// Messages as packets of a bounded size.
 fn packets(messages: Vec<Message>) -> Vec<Vec<Message>> {
     let mut packets: Vec<Vec<Message>> = Vec::new();
@@ -532,4 +555,39 @@ fn packets(messages: Vec<Message>) -> Vec<Vec<Message>> {
         }
     }
     packets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::eraftpb::Entry;
+
+    #[test]
+    fn a_late_tick_does_not_shift_the_next_and_missed_ones_are_left_out() {
+        let (begin, every) = (Instant::now(), Duration::from_millis(100));
+        let at = |ms| begin + Duration::from_millis(ms);
+        assert_eq!(tick_after(at(0), at(30), every), at(100));
+        // The process was paused for a second: one tick, not ten.
+        assert_eq!(tick_after(at(0), at(1030), every), at(1130));
+    }
+
+    #[test]
+    fn packets_keep_the_order_and_their_size() {
+        let message = |index: u64, bytes| {
+            let mut entry = Entry::default();
+            entry.data = vec![0; bytes].into();
+            let mut message = Message::default();
+            message.index = index;
+            message.set_entries(vec![entry].into());
+            message
+        };
+        let sizes = [100, 100, PACKET_BYTES - 10, 200, PACKET_BYTES + 10];
+        let messages = (0..).zip(sizes).map(|(index, bytes)| message(index, bytes));
+        let packets = packets(messages.collect());
+        let order: Vec<Vec<u64>> = packets
+            .iter()
+            .map(|packet| packet.iter().map(|message| message.index).collect())
+            .collect();
+        assert_eq!(order, [vec![0, 1], vec![2], vec![3], vec![4]]);
+    }
 }

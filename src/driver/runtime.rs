@@ -74,7 +74,7 @@ pub(crate) fn start<S: LogStore, M: StateMachine>(
         arrived: Arc::clone(&arrived),
         streams: Streams::new(store.clone(), Arc::clone(shared)),
         preprocessor,
-        state: TurnState::new(),
+        state: TurnState::new(shared.is_removed()),
     };
     let helpers = Helpers {
         apply: spawn("raft-apply", shared, apply, |mut apply| {

@@ -2,7 +2,7 @@
 
 use raft_rocks::driver::{JoinOptions, MemberChange, Refusal, RequestError};
 
-use crate::cluster::{Cluster, address, commands, retried, status_when};
+use crate::cluster::{Cluster, TICK, address, commands, retried, status_when};
 
 #[tokio::test]
 async fn a_newcomer_gets_its_id_from_the_leader_catches_up_and_becomes_a_voter() {
@@ -67,14 +67,17 @@ async fn leadership_is_handed_over() {
 
 #[tokio::test]
 async fn a_leader_that_shuts_down_hands_leadership_over() {
-    let mut cluster = Cluster::of(&[1, 2, 3]).await;
+    let mut cluster = Cluster::empty();
+    cluster.adapt = Box::new(|options| options.peer.election_ticks = 100);
+    let mut cluster = cluster.start(&[1, 2, 3]).await;
     let leader = cluster.leader().await;
     let term = leader.leader().term;
     cluster.nodes.remove(&leader.id());
+    let begun = std::time::Instant::now();
     leader.shutdown().await;
     let next = cluster.leader().await;
-    // A hand-over costs one term; an election after a timeout may too, but not while the old
-    // leader is being listened to.
+    // Nobody waited for an election timeout.
+    assert!(begun.elapsed() < 100 * TICK, "{:?}", begun.elapsed());
     assert_ne!(next.id(), leader.id());
     assert!(next.leader().term > term);
     cluster.propose("goes on").await;
