@@ -1,6 +1,6 @@
 //! Starts, restarts, and the end of clusters.
 
-use raft_rocks::driver::{JoinOptions, StartError};
+use raft_rocks::driver::{JoinOptions, NodeInfo, StartError};
 
 use crate::cluster::{Cluster, address, commands, retried, status_when};
 
@@ -72,10 +72,17 @@ async fn one_survivor_begins_a_new_cluster_with_everything_it_has() {
     // Never committed: the others do not hear of it.
     cluster.network.isolate(&address(id));
     let last = leader.status().await.unwrap().raft.last_index;
+    let learner = NodeInfo {
+        id: 4,
+        address: address(4),
+        ..NodeInfo::default()
+    };
     let uncommitted = leader.propose("uncommitted");
+    let learner = leader.add_learner(learner);
     tokio::select! {
         ended = uncommitted => panic!("{ended:?}"),
-        _ = status_when(&leader, "it is in the log", |of| of.raft.last_index > last) => {}
+        ended = learner => panic!("{ended:?}"),
+        _ = status_when(&leader, "both are in the log", |of| of.raft.last_index > last + 1) => {}
     }
     drop(leader);
     let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
@@ -91,6 +98,8 @@ async fn one_survivor_begins_a_new_cluster_with_everything_it_has() {
     assert_eq!(status.raft.conf_state.get_voters(), [id]);
     assert_eq!(commands(&node).await.len(), 11);
     // The old ones are strangers, and their ids are gone.
+    assert_eq!(status.raft.conf_state.get_learners(), []);
+    assert!(status.raft.book.is_retired(4));
     for other in [1, 2, 3].into_iter().filter(|other| *other != id) {
         assert!(status.raft.book.is_retired(other));
         cluster.reopen(other);
@@ -100,9 +109,9 @@ async fn one_survivor_begins_a_new_cluster_with_everything_it_has() {
         .join(vec![address(id)], JoinOptions::default())
         .await
         .unwrap();
-    assert_eq!(newcomer.id(), 4);
+    assert_eq!(newcomer.id(), 5);
     status_when(&newcomer, "it is a voter", |status| {
-        status.raft.conf_state.get_voters().contains(&4)
+        status.raft.conf_state.get_voters().contains(&5)
     })
     .await;
     retried("a proposal", || newcomer.propose("new")).await;
