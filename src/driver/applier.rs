@@ -515,7 +515,11 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
     pub(crate) fn begin_anew(&mut self, conf_state: &ConfState, book: Book) -> Result<()> {
         self.conf_state = conf_state.clone();
         self.book = book;
-        self.snapshot()?.run(&self.store)?;
+        let Some(job) = self.snapshot()? else {
+            let found = format!("ahead of the log, which ends at {}", self.applied);
+            return Err(Error::format("the state of the machine", found));
+        };
+        job.run(&self.store)?;
         let mut writes = Writes::default();
         if self.machine.durability() == Durability::Shared {
             self.put_own(self.applied, true, &mut writes);

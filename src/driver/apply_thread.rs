@@ -120,7 +120,8 @@ impl<S: LogStore, M: StateMachine> ApplyThread<S, M> {
             return false;
         }
         match self.applier.snapshot() {
-            Ok(job) => self.jobs.send(Job::Snapshot(job)).is_ok(),
+            Ok(Some(job)) => self.jobs.send(Job::Snapshot(job)).is_ok(),
+            Ok(None) => false,
             Err(e) => {
                 log::warn!("no snapshot can be made now: {e}");
                 false
