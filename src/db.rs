@@ -36,7 +36,7 @@ use rocksdb::statistics::Ticker;
 use rocksdb::{DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
 pub(crate) use self::backup::CHECKPOINT;
-use self::check::{Check, check_is_new, list_families};
+use self::check::{Check, Replay, check_is_new, list_families};
 pub(crate) use self::options::report_slow_build;
 use self::options::{descriptors, rocks_options};
 use crate::changes::{self, Batch, Changes, PutTag};
@@ -219,7 +219,7 @@ impl Db {
 
     fn open_database(dir: &Path, path: &Path, options: &Options, lock: File) -> Result<Db> {
         let witness = witness::read(dir)?;
-        let existing = if path.join("CURRENT").exists() {
+        let (existing, replay) = if path.join("CURRENT").exists() {
             let torn = manifest::cut_torn_tail(path)?;
             let checked = Db::check_existing(dir, path, options, witness.as_ref());
             if let (Err(_), Some(torn)) = (&checked, torn) {
@@ -237,7 +237,7 @@ impl Db {
                 });
             }
             make_dir(path)?;
-            Vec::new()
+            (Vec::new(), Replay::Nothing)
         };
         let wanted = options
             .column_families
@@ -245,12 +245,19 @@ impl Db {
             .filter(|name| !existing.contains(name));
         let families: Vec<&String> = existing.iter().chain(wanted).collect();
         let rocks_options = rocks_options(options);
-        let rocks = DB::open_cf_descriptors(
-            &rocks_options,
-            path,
-            descriptors(options, families.iter().copied()),
-        )
-        .map_err(|e| opening(path, e))?;
+        let open = || {
+            let descriptors = descriptors(options, families.iter().copied());
+            DB::open_cf_descriptors(&rocks_options, path, descriptors).map_err(|e| opening(path, e))
+        };
+        let mut rocks = open()?;
+        let has_several = families.iter().any(|name| *name != RAFT_COLUMN_FAMILY);
+        if has_several && (families.len() > existing.len() || replay == Replay::Batches) {
+            // New families, and the tables made of the logs, one edit for each family, are told of
+            // behind the state that a MANIFEST begins with: one without its end would not know
+            // some of them. From the next open on they are in that state, which is whole.
+            drop(rocks);
+            rocks = open()?;
+        }
         let statistics = options.statistics.then_some(rocks_options);
         let mut db = Db::start(Arc::new(rocks), RAFT_COLUMN_FAMILY, statistics, Some(lock))?;
         let others = families
@@ -262,13 +269,13 @@ impl Db {
         Ok(db)
     }
 
-    /// The column families of a database that may be opened.
+    /// The column families of a database that may be opened, and what its logs hold.
     fn check_existing(
         dir: &Path,
         path: &Path,
         options: &Options,
         witness: Option<&(witness::slot::Record, witness::slot::Slot)>,
-    ) -> Result<Vec<String>> {
+    ) -> Result<(Vec<String>, Replay)> {
         let families = list_families(path)?;
         let check = Check {
             dir,
@@ -277,8 +284,8 @@ impl Db {
             families: &families,
             witness: witness.map(|(record, _)| record),
         };
-        check.run()?;
-        Ok(families)
+        let replay = check.run()?;
+        Ok((families, replay))
     }
 
     /// Uses a column family of a database that somebody else opened.
@@ -344,6 +351,11 @@ impl Db {
             Some(found) if !is_new => Witness::open(dir, found, policy)?,
             _ => Witness::create(dir, store_id(&format)?, policy)?,
         });
+        if let Some(witness) = &self.witness {
+            // What was recovered stands in tables now, synced, however far the log had been, and
+            // what is read from here on may be acted upon.
+            witness.record(self.rocks.latest_sequence_number())?;
+        }
         if !format.witness {
             format.witness = true;
             self.write_format(&format)?;

@@ -161,6 +161,7 @@ mod term_index;
 pub mod testing;
 #[cfg(feature = "tools")]
 pub mod tools;
+mod version_edit;
 mod wal_scan;
 mod witness;
 

@@ -126,12 +126,14 @@ pub(crate) struct Standing {
     pub damage: Option<Error>,
 }
 
-/// Puts together what the logs of one recovery hold.
+/// Puts together what the logs of one recovery hold, behind what was `flushed`: the last sequence
+/// number that the MANIFEST knows in a table.
 ///
 /// # Errors
 /// [`Error::Corruption`]: a hole that no power cut leaves. Each log is synced before the next
-/// is begun, so that one with something behind it is whole.
-pub(crate) fn standing<'a>(logs: impl Iterator<Item = &'a Log>) -> Result<Standing> {
+/// is begun, so that one with something behind it is whole; and one is removed only after the
+/// MANIFEST was synced that knows all of it in tables.
+pub(crate) fn standing<'a>(logs: impl Iterator<Item = &'a Log>, flushed: u64) -> Result<Standing> {
     let mut held: Option<Range<u64>> = None;
     let mut blank: Option<&Log> = None;
     let mut damage = None;
@@ -148,6 +150,14 @@ pub(crate) fn standing<'a>(logs: impl Iterator<Item = &'a Log>) -> Result<Standi
             return Err(blank.damaged(0, "a record at its start", "none, but a log behind it"));
         }
         if let Some(next) = &log.whole().held {
+            if held.is_none() && next.start > flushed.saturating_add(1) {
+                let expected = format!(
+                    "sequence number {} or less, as the MANIFEST knows those up to {flushed} in \
+                     tables",
+                    flushed.saturating_add(1)
+                );
+                return Err(log.damaged(0, &expected, &next.start.to_string()));
+            }
             let first = held.as_ref().map_or(next.start, |held| held.start);
             if let Some(held) = held.filter(|held| held.end != next.start) {
                 let expected = format!("sequence number {}", held.end);

@@ -193,6 +193,38 @@ pub(crate) fn torn_from(bytes: &[u8]) -> Option<usize> {
     None
 }
 
+/// What a file of plain records holds, put together from its records.
+///
+/// # Errors
+/// Where something stands that is not whole.
+pub(crate) fn payloads(bytes: &[u8]) -> Result<Vec<Vec<u8>>, usize> {
+    let log = Log { bytes, number: 0 };
+    let (mut payloads, mut begun, mut place) = (Vec::new(), None::<Vec<u8>>, 0);
+    while place < bytes.len() {
+        match log.at(place, Some(Format::Plain)) {
+            Ok(record) => {
+                let mut payload = match (record.part, begun.take()) {
+                    (Part::Whole | Part::First, None) => Vec::new(),
+                    (Part::Middle | Part::Last, Some(begun)) => begun,
+                    _ => return Err(place),
+                };
+                payload.extend_from_slice(record.payload);
+                match record.part {
+                    Part::Whole | Part::Last => payloads.push(payload),
+                    _ => begun = Some(payload),
+                }
+                place += record.len();
+            }
+            Err(Other::BlockEnd) => place = next_block(place),
+            Err(_) => return Err(place),
+        }
+    }
+    match begun {
+        None => Ok(payloads),
+        Some(_) => Err(place),
+    }
+}
+
 /// Checks log `number` to its end, or to where a torn write begins.
 pub(crate) fn check(log: &[u8], number: u64) -> Result<Whole, Finding> {
     let mut batches = Batches::default();

@@ -50,26 +50,44 @@ pub(super) struct Check<'a> {
 }
 
 /// Whether RocksDB has been seen to recover everything that the logs hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
-    Proven,
+    Proven(Replay),
     Open,
 }
 
+/// What the writable open will find in the logs that it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replay {
+    Nothing,
+    /// It makes tables of it, and the logs go.
+    Batches,
+}
+
+impl Replay {
+    fn of(standing: &Standing) -> Self {
+        match standing.held {
+            None => Replay::Nothing,
+            Some(_) => Replay::Batches,
+        }
+    }
+}
+
 impl Check<'_> {
-    pub(super) fn run(&self) -> Result<()> {
+    pub(super) fn run(&self) -> Result<Replay> {
+        let flushed = manifest::last_sequence(self.path)?;
         let mut logs = live_logs::scan(self.path)?;
         if logs.iter().any(Log::has_tail) {
-            if self.cut_tails(&logs)? == Reach::Proven {
-                return Ok(());
+            if let Reach::Proven(replay) = self.cut_tails(&logs, flushed)? {
+                return Ok(replay);
             }
             logs = live_logs::scan(self.path)?;
         }
         let rocks = self.open_read_only(&rocks_options(self.options))?;
         let witnessed = self.witnessed(&rocks)?;
         let recovered = rocks.latest_sequence_number();
-        self.check_reach(&rocks, &logs)?;
-        check_witnessed(recovered, witnessed)
+        let replay = self.check_reach(&rocks, &logs, flushed)?;
+        check_witnessed(recovered, witnessed)?;
+        Ok(replay)
     }
 
     pub(super) fn open_read_only(&self, rocks_options: &rocksdb::Options) -> Result<DB> {
@@ -111,7 +129,7 @@ impl Check<'_> {
     /// Cuts off what stands behind the whole records of the logs that recovery needs, unless
     /// something in front of the witnessed sequence number is missing: then nothing is touched.
     /// Every recycled log ends in such a tail, so that this must not cost another recovery.
-    fn cut_tails(&self, logs: &[Log]) -> Result<Reach> {
+    fn cut_tails(&self, logs: &[Log], flushed: u64) -> Result<Reach> {
         // Whatever stands in the logs, this opens; only how far it comes is looked at.
         let mut rocks_options = rocks_options(self.options);
         rocks_options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
@@ -119,19 +137,21 @@ impl Check<'_> {
         let witnessed = self.witnessed(&rocks)?;
         let needed = needed_logs(&rocks)?;
         let needed = || logs.iter().filter(|log| log.number >= needed);
-        let Standing { held, damage } = live_logs::standing(needed())?;
+        let standing = live_logs::standing(needed(), flushed)?;
+        let replay = Replay::of(&standing);
+        let Standing { held, damage } = standing;
         let reached = rocks.latest_sequence_number();
         // In the mode that goes on behind everything: where the logs' whole records end, and
         // without damage, the mode that stops at it gets just as far.
         let reach = match &held {
-            Some(held) if damage.is_none() && held.end == reached + 1 => Reach::Proven,
+            Some(held) if damage.is_none() && held.end == reached + 1 => Reach::Proven(replay),
             _ => Reach::Open,
         };
         let recovered = match (held, &damage) {
             (Some(held), _) => held.end.saturating_sub(1),
             (None, None) => reached,
             // What was recovered may stand behind the damage.
-            (None, Some(_)) => self.flushed()?,
+            (None, Some(_)) => self.without_logs()?,
         };
         let checked = check_witnessed(recovered, witnessed);
         match damage {
@@ -144,7 +164,7 @@ impl Check<'_> {
     }
 
     /// The last sequence number outside of the logs.
-    fn flushed(&self) -> Result<u64> {
+    fn without_logs(&self) -> Result<u64> {
         let mut rocks_options = rocks_options(self.options);
         // There are no logs in the directory of the store. RocksDB refuses when the MANIFEST
         // says that one was synced: then what has no whole record any more had some.
@@ -154,16 +174,18 @@ impl Check<'_> {
     }
 
     /// Proves that recovery reached everything that the live write-ahead logs hold, and that
-    /// they hold every sequence number from their first on: a hole in them swallows hard states
-    /// and truncations, which neither the contiguity of entries nor the last sequence number
-    /// shows.
+    /// they hold every sequence number behind what was flushed: a hole in them, or one before the
+    /// first where the MANIFEST has lost what it knew of tables, swallows hard states and
+    /// truncations, which neither the contiguity of entries nor the last sequence number shows.
     ///
     /// Logs that recovery skips are no part of it. RocksDB unlinks them newest first, so that a
     /// power cut can bring an old one back without its successor.
-    fn check_reach(&self, rocks: &DB, logs: &[Log]) -> Result<()> {
+    fn check_reach(&self, rocks: &DB, logs: &[Log], flushed: u64) -> Result<Replay> {
         let needed = needed_logs(rocks)?;
-        let Standing { held, damage } =
-            live_logs::standing(logs.iter().filter(|log| log.number >= needed))?;
+        let standing =
+            live_logs::standing(logs.iter().filter(|log| log.number >= needed), flushed)?;
+        let replay = Replay::of(&standing);
+        let Standing { held, damage } = standing;
         if let Some(damage) = damage {
             return Err(damage);
         }
@@ -175,7 +197,7 @@ impl Check<'_> {
                 format!("sequence numbers up to {recovered}, which recovery reached"),
                 format!("an end before {}", held.end),
             )),
-            _ => Ok(()),
+            _ => Ok(replay),
         }
     }
 }
