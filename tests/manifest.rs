@@ -36,7 +36,7 @@ fn state(storage: &RaftMachineStorage, options: &Options) -> State {
     let keys = options.column_families.first().map_or(0, |name| {
         let family = database.cf_handle(name).unwrap();
         let keys = database.iterator_cf(family, rocksdb::IteratorMode::Start);
-        keys.map(|key| key.unwrap()).count()
+        keys.inspect(|key| assert!(key.is_ok())).count()
     });
     let (first, last) = (storage.first_index(), storage.last_index());
     assert_eq!(
