@@ -23,10 +23,11 @@ pub(crate) enum Fault {
     ReplaceNode,
     Snapshot,
     Burst,
+    PausedLeader,
 }
 
 /// How often each is chosen.
-const WEIGHTS: [(Fault, u32); 20] = [
+const WEIGHTS: [(Fault, u32); 21] = [
     (Fault::Crash, 14),
     (Fault::CrashAtPoint, 10),
     (Fault::CrashAll, 2),
@@ -47,6 +48,7 @@ const WEIGHTS: [(Fault, u32); 20] = [
     (Fault::ReplaceNode, 3),
     (Fault::Snapshot, 12),
     (Fault::Burst, 14),
+    (Fault::PausedLeader, 8),
 ];
 
 impl Fault {
@@ -85,12 +87,13 @@ impl Fault {
             Fault::ReplaceNode => "node replaced (joint)",
             Fault::Snapshot => "snapshot asked for",
             Fault::Burst => "burst of commands",
+            Fault::PausedLeader => "paused and isolated leader",
         }
     }
 }
 
 /// Everything that must have happened at least once over many seeds.
-pub const COUNTED: [&str; 31] = [
+pub const COUNTED: [&str; 32] = [
     "crash",
     "crash at a fault point",
     "crash of all nodes",
@@ -111,6 +114,7 @@ pub const COUNTED: [&str; 31] = [
     "node replaced (joint)",
     "snapshot asked for",
     "burst of commands",
+    "paused and isolated leader",
     "message lost",
     "message duplicated",
     "message reordered",

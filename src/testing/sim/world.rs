@@ -472,7 +472,11 @@ impl<S: SimStore> World<S> {
     }
 
     fn store_snapshot(&mut self, id: u64, start: u64) -> Step {
-        let keep = self.rng.u64(0..20);
+        let keep = if self.rng.bool() {
+            0
+        } else {
+            self.rng.u64(0..20)
+        };
         let Some(running) = self.running(id, start) else {
             return Ok(());
         };
@@ -1066,7 +1070,22 @@ impl<S: SimStore> World<S> {
                     self.crash(id)?;
                 }
             }
-            Fault::Partition | Fault::OneWayCut | Fault::Isolate => return Ok(self.cut(fault)),
+            Fault::Partition | Fault::OneWayCut => return Ok(self.cut(fault)),
+            Fault::Isolate => {
+                let leader = self.leader();
+                let cut = self.cut(fault);
+                // What it gets now it has to throw away.
+                if let Some(leader) = leader.filter(|_| cut && self.rng.bool()) {
+                    self.burst(leader)?;
+                }
+                return Ok(cut);
+            }
+            Fault::PausedLeader => {
+                let Some(leader) = self.leader().filter(|_| self.cut(Fault::Isolate)) else {
+                    return Ok(false);
+                };
+                self.hamper(leader, Fault::Pause, until);
+            }
             Fault::Heal => self.network.cut.clear(),
             Fault::LossyNetwork => {
                 self.network.lost_per_mille = self.rng.u32(0..300);
