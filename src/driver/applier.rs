@@ -20,7 +20,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType};
 use super::book::{Book, Refusal};
 use super::error::{Error, Result};
 use super::log_store::{DRIVER_FAMILY, LogStore, Writes};
-use super::sessions::{Seen, Session, SessionRecord, Sessions};
+use super::sessions::{SESSIONS_MAX, Seen, Session, SessionRecord, Sessions};
 use super::state_machine::{Command, Durability, SnapshotSource, StateMachine};
 
 const BOOK_KEY: &[u8] = b"book";
@@ -293,8 +293,10 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
             ),
         };
         if let Some(session) = &session {
-            if step.clients.contains(&session.client) {
-                // Its last command is among those not yet applied.
+            // Its last command may be among those not yet applied; and one of them may be the one
+            // for which a session is forgotten. Where a batch ends must make no difference.
+            let may_forget = self.sessions.len() + step.clients.len() >= SESSIONS_MAX;
+            if step.clients.contains(&session.client) || may_forget {
                 self.run(step)?;
             }
             let answer = match self.sessions.look_up(session) {
@@ -386,7 +388,8 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
         if self.machine.durability() == Durability::Shared {
             self.put_own(last, step.changed, &mut step.writes);
             let conf_state = step.changed.then_some(&self.conf_state);
-            self.store.record_applied(last, conf_state, &step.writes)?;
+            let recorded = self.store.record_applied(last, conf_state, &step.writes);
+            self.unless_overtaken(last, recorded)?;
         }
         self.applied = last;
         step.answers.sort_unstable_by_key(|applied| applied.index);
@@ -447,7 +450,17 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
         }
         self.put_own(index, true, &mut writes);
         let conf_state = Some(&self.conf_state);
-        Ok(self.store.record_applied(index, conf_state, &writes)?)
+        let recorded = self.store.record_applied(index, conf_state, &writes);
+        self.unless_overtaken(index, recorded)
+    }
+
+    /// A snapshot may have been stored meanwhile that is ahead of what was to be recorded: then
+    /// the log refuses it, and the machine is about to be restored from that one.
+    fn unless_overtaken(&self, applied: u64, recorded: crate::Result<()>) -> Result<()> {
+        match recorded {
+            Err(_) if self.store.first_index()? > applied + 1 => Ok(()),
+            recorded => Ok(recorded?),
+        }
     }
 
     /// Freezes the state as it is now, to be written elsewhere. `None` while that has no index:
@@ -612,4 +625,62 @@ fn decode_conf_state(bytes: &[u8]) -> Result<ConfState> {
     protobuf::Message::merge_from_bytes(&mut conf_state, bytes)
         .map_err(|e| Error::format("a configuration", e))?;
     Ok(conf_state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::MemoryLog;
+
+    /// Counts what it has applied.
+    struct Count(u64);
+
+    impl StateMachine for Count {
+        fn apply(&mut self, _index: u64, _command: &[u8]) -> Vec<u8> {
+            self.0 += 1;
+            self.0.to_be_bytes().to_vec()
+        }
+
+        fn snapshot(&self) -> Vec<u8> {
+            self.0.to_be_bytes().to_vec()
+        }
+
+        fn restore(&mut self, _snapshot: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn command(index: u64, client: u64, sequence: u64) -> Entry {
+        let mut entry = Entry::default();
+        entry.index = index;
+        entry.term = 1;
+        entry.data = vec![1].into();
+        entry.context = Session { client, sequence }.encode_to_vec().into();
+        entry
+    }
+
+    fn applied(batches: &[&[Entry]]) -> u64 {
+        let mut applier = Applier::open(MemoryLog::new([0; 16]), Count(0)).unwrap();
+        for entries in batches {
+            let committed = Committed {
+                entries: entries.to_vec(),
+                changes: Vec::new(),
+            };
+            applier.apply(&committed).unwrap();
+        }
+        applier.machine().0
+    }
+
+    /// With the table full, a new client's command made room by forgetting the oldest one, whose
+    /// repetition in the same batch had been looked up before that, and in the next one after it:
+    /// where a batch ends differs from node to node, and so did their machines.
+    #[test]
+    fn where_a_batch_ends_makes_no_difference_to_sessions() {
+        let max = SESSIONS_MAX as u64;
+        let full: Vec<Entry> = (1..=max).map(|at| command(at, at, 1)).collect();
+        let (newcomer, again) = (command(max + 1, max + 1, 1), command(max + 2, 1, 1));
+        let together = applied(&[&full, &[newcomer.clone(), again.clone()]]);
+        let apart = applied(&[&full, &[newcomer], &[again]]);
+        assert_eq!(together, apart);
+    }
 }

@@ -403,6 +403,9 @@ impl LogStore for MemoryLog {
         conf_state: Option<&ConfState>,
         writes: &Writes,
     ) -> Result<()> {
+        if applied < self.applied_index() {
+            return Err(Error::invalid_batch("the applied index would go back"));
+        }
         let change = Change {
             applied: Some((applied, conf_state.cloned())),
             writes: writes.clone(),

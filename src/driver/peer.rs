@@ -65,8 +65,10 @@ pub struct PeerOptions {
     /// Bytes of committed entries handed out at once. Default: 4 MiB.
     pub committed_bytes_max: u64,
     /// How long a confirmed round lets the leader serve reads alone; `None`: lease reads ask
-    /// the quorum as linearizable ones do. Less than `election_ticks` ticks by as much as the
-    /// clocks of two nodes may differ over that time. Default: `None`.
+    /// the quorum as linearizable ones do. Less than `election_ticks - 1` ticks (a follower's
+    /// first tick may come at once) by as much as the clocks of two nodes may differ over that
+    /// time. The same on all nodes: one that has promised a leader its lease does not campaign
+    /// when it is told to. Default: `None`.
     pub lease: Option<Duration>,
     /// Ticks after which an outcome is unknown. Default: 100.
     pub request_ticks: u64,
@@ -444,6 +446,9 @@ impl<S: LogStore> Peer<S> {
             MessageType::MsgTimeoutNow => self.must_not_campaign(),
             // A driver forwards them itself, with an answer; raft would without.
             MessageType::MsgPropose | MessageType::MsgTransferLeader => true,
+            // raft-rs panics at these; no driver sends them.
+            MessageType::MsgReadIndex => message.get_entries().len() != 1 || message.term != 0,
+            MessageType::MsgHeartbeat => message.commit > self.raw.raft.raft_log.last_index(),
             _ => false,
         };
         !addressed || refused || self.book.is_retired(message.from)
@@ -562,7 +567,9 @@ impl<S: LogStore> Peer<S> {
     /// Tries to become the leader.
     pub fn campaign(&mut self) {
         // raft-rs does not ask whether it may: one without a configuration wins, and panics.
-        if self.raw.raft.promotable() && !self.must_not_campaign() {
+        // And who has promised a leader its lease does not break it.
+        let promised = self.options.lease.is_some() && self.leader() != 0;
+        if self.raw.raft.promotable() && !self.must_not_campaign() && !promised {
             // Refused where it leads already.
             let _ = self.raw.campaign();
         }
@@ -837,16 +844,19 @@ impl<S: LogStore> Peer<S> {
             .map_err(|e| Refusal::Raft(e.to_string()))?;
         self.book.follow(&conf_state, told);
         let id = self.options.id;
-        if book::contains(&self.conf_state, id) && !book::contains(&conf_state, id) {
-            self.out.removed = true;
+        self.out.removed |=
+            book::contains(&self.conf_state, id) && !book::contains(&conf_state, id);
+        let votes = [conf_state.get_voters(), conf_state.get_voters_outgoing()];
+        if !votes.iter().any(|voters| voters.contains(&id)) {
             self.step_down();
         }
         self.conf_state = conf_state.clone();
         Ok((conf_state, self.book.clone()))
     }
 
-    /// A leader that has committed its own removal. raft-rs would let it go on, and panics at
-    /// the next acknowledgement (`Raft::maybe_commit` looks for the leader's own progress).
+    /// A leader that has committed its own removal, or that it becomes a learner. raft-rs would
+    /// let it go on: it panics at the next acknowledgement (`Raft::maybe_commit` looks for the
+    /// leader's own progress), and a learner that leads a single voter answers reads alone.
     fn step_down(&mut self) {
         if self.is_leader() {
             // The others learn that the removal is committed, so that they need not ask.

@@ -67,6 +67,10 @@ impl Sessions {
         sessions
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.by_client.len()
+    }
+
     /// By age, so that equal states have equal bytes.
     pub(crate) fn records(&self) -> Vec<SessionRecord> {
         let by_age = self.by_age.values();
