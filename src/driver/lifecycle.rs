@@ -408,8 +408,8 @@ impl<S: LogStore, M: StateMachine> Opened<S, M> {
             seeds: identity.members,
         });
         shared.removed.store(identity.removed, Ordering::Release);
-        let queue = runtime::start(&shared, self.store, self.applier)?;
-        Ok(Node::new(shared, queue))
+        let started = runtime::start(&shared, self.store, self.applier)?;
+        Ok(Node::new(shared, started))
     }
 
     /// Applies everything in the log; the ids of nodes that it tells of.

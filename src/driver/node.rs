@@ -1,8 +1,11 @@
 //! The handle of a node.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 use tokio::sync::{oneshot, watch};
 
@@ -13,12 +16,16 @@ use super::mailbox::{Event, Waiting};
 use super::options::Forwarding;
 use super::peer::{Consistency, Status, single_change};
 use super::request::{Ask, Done, Ending, RequestError};
+use super::runtime::{Started, is_of_a_node};
 use super::sessions::Session;
 use super::shared::{Answerer, Leadership, Permit, Shared};
 use super::state_machine::StateMachine;
 
 /// How often a request follows a hint to another leader.
 const HOPS_MAX: usize = 4;
+
+/// How long dropping the last handle waits for the threads of the node.
+const DROP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A command that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +74,11 @@ pub struct NodeStatus {
 }
 
 /// A handle of a running node. A clone is another; when the last is dropped the node stops at
-/// once, as a crash would stop it.
+/// once, as a crash would stop it, and the drop waits until every thread of it has ended, for
+/// what the state machine is at and a sync, ten seconds at most; on a thread of a node it does
+/// not wait. In asynchronous code [`halt`](Node::halt) does the same without holding a thread up.
+///
+/// End every node before the process: RocksDB does not bear `exit` while one is being closed.
 pub struct Node<M: StateMachine> {
     inner: Arc<Inner<M>>,
 }
@@ -75,11 +86,20 @@ pub struct Node<M: StateMachine> {
 struct Inner<M: StateMachine> {
     shared: Arc<Shared>,
     queue: Arc<ApplyQueue<M>>,
+    ended: Mutex<mpsc::Receiver<Infallible>>,
 }
 
 impl<M: StateMachine> Drop for Inner<M> {
     fn drop(&mut self) {
         self.shared.mailbox.close();
+        if is_of_a_node() {
+            return;
+        }
+        let ended = self.ended.get_mut().recv_timeout(DROP_PATIENCE);
+        if ended == Err(mpsc::RecvTimeoutError::Timeout) {
+            let id = self.shared.id();
+            log::warn!("node {id} was dropped, and has not ended after {DROP_PATIENCE:?}");
+        }
     }
 }
 
@@ -91,8 +111,12 @@ impl<M: StateMachine> Clone for Node<M> {
 }
 
 impl<M: StateMachine> Node<M> {
-    pub(crate) fn new(shared: Arc<Shared>, queue: Arc<ApplyQueue<M>>) -> Self {
-        let inner = Arc::new(Inner { shared, queue });
+    pub(crate) fn new(shared: Arc<Shared>, started: Started<M>) -> Self {
+        let inner = Arc::new(Inner {
+            shared,
+            queue: started.queue,
+            ended: Mutex::new(started.ended),
+        });
         Node { inner }
     }
 

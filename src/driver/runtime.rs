@@ -9,6 +9,8 @@
 //!              Inbox -> receiving thread (snapshots) -> Mailbox (arrived)
 //! ```
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
@@ -26,6 +28,22 @@ use super::shared::Shared;
 use super::state_machine::StateMachine;
 use super::streams::{Arrived, Streams, start_receiver};
 
+thread_local! {
+    static OF_A_NODE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is a thread of a node, which cannot wait for its own end.
+pub(crate) fn is_of_a_node() -> bool {
+    OF_A_NODE.get()
+}
+
+/// A node that runs.
+pub(crate) struct Started<M: StateMachine> {
+    pub queue: Arc<ApplyQueue<M>>,
+    /// Hangs up when every thread has ended and let go of the store.
+    pub ended: mpsc::Receiver<Infallible>,
+}
+
 /// What the raft thread ends with it.
 struct Helpers {
     apply: JoinHandle<()>,
@@ -38,7 +56,7 @@ pub(crate) fn start<S: LogStore, M: StateMachine>(
     shared: &Arc<Shared>,
     store: S,
     applier: Applier<S, M>,
-) -> Result<Arc<ApplyQueue<M>>> {
+) -> Result<Started<M>> {
     let hook: PersistedHook = {
         let shared = Arc::clone(shared);
         Arc::new(move |number, result| {
@@ -94,10 +112,14 @@ pub(crate) fn start<S: LogStore, M: StateMachine>(
         receiver: start_receiver(store.clone(), shared, arrived).map_err(no_thread)?,
     };
     let thread = std::thread::Builder::new().name("raft".to_owned());
-    thread
-        .spawn(move || run(raft, store, helpers))
-        .map_err(no_thread)?;
-    Ok(queue)
+    let (alive, ended) = mpsc::channel();
+    let run = move || {
+        OF_A_NODE.set(true);
+        run(raft, store, helpers);
+        drop(alive);
+    };
+    thread.spawn(run).map_err(no_thread)?;
+    Ok(Started { queue, ended })
 }
 
 fn no_thread(e: std::io::Error) -> super::error::Error {
@@ -114,6 +136,7 @@ fn spawn<T: Send + 'static>(
     let (shared, named) = (Arc::clone(shared), name.to_owned());
     let thread = std::thread::Builder::new().name(name.to_owned());
     let run = move || {
+        OF_A_NODE.set(true);
         let ended = catch_unwind(AssertUnwindSafe(|| body(state)));
         let cause = match ended {
             Ok(Ok(())) => return,

@@ -1,8 +1,11 @@
 //! Starts, restarts, and the end of clusters.
 
-use raft_rocks::driver::{JoinOptions, NodeInfo, StartError};
+use std::time::Duration;
+
+use raft_rocks::driver::{Consistency, JoinOptions, NodeInfo, StartError};
 
 use crate::cluster::{Cluster, address, commands, retried, status_when};
+use crate::machines::Journal;
 
 #[tokio::test]
 async fn a_cluster_that_was_stopped_has_everything_when_it_is_back() {
@@ -47,6 +50,45 @@ async fn a_store_belongs_to_one_node() {
         .await
         .unwrap();
     assert_eq!(node.id(), 1);
+}
+
+/// It was closed on a thread that nobody waited for, and a process that ended meanwhile was
+/// aborted (`pthread lock: Invalid argument`): RocksDB destroys at `exit` what a closing needs.
+#[tokio::test]
+async fn a_store_is_free_when_the_last_handle_of_its_node_is_dropped() {
+    let mut cluster = Cluster::of(&[1]).await;
+    for round in 0..10 {
+        let node = cluster.nodes.remove(&1).unwrap();
+        node.propose(format!("{round}")).await.unwrap();
+        drop(node);
+        cluster.reopen(1);
+        cluster.leader().await;
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_holds_the_last_handle_does_not_wait_for_itself() {
+    let mut cluster = Cluster::of(&[1]).await;
+    let (held, node) = (cluster.node(1), cluster.nodes.remove(&1).unwrap());
+    let (reached, reaches) = tokio::sync::oneshot::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let (dropped, drops) = tokio::sync::oneshot::channel();
+    let asked = tokio::spawn(async move {
+        let query = move |_: &Journal| {
+            reached.send(()).unwrap();
+            goes_on.recv().unwrap();
+            drop(held);
+            dropped.send(()).unwrap();
+        };
+        node.query(Consistency::Stale, query).await
+    });
+    reaches.await.unwrap();
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    go_on.send(()).unwrap();
+    // Less than the drop of a handle waits elsewhere.
+    let dropped = tokio::time::timeout(Duration::from_secs(8), drops).await;
+    dropped.unwrap().unwrap();
 }
 
 #[tokio::test]
