@@ -20,7 +20,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType};
 use super::book::{Book, Refusal};
 use super::error::{Error, Result};
 use super::log_store::{DRIVER_FAMILY, LogStore, Writes};
-use super::sessions::{SESSIONS_MAX, Seen, Session, SessionRecord, Sessions};
+use super::sessions::{CommandContext, SESSIONS_MAX, Seen, Session, SessionRecord, Sessions};
 use super::state_machine::{Command, Durability, SnapshotSource, StateMachine};
 
 const BOOK_KEY: &[u8] = b"book";
@@ -285,13 +285,10 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
     }
 
     fn take_command<'a>(&mut self, entry: &'a Entry, step: &mut Step<'a>) -> Result<()> {
-        let session = match entry.context.is_empty() {
-            true => None,
-            false => Some(
-                Session::decode(&entry.context[..])
-                    .map_err(|e| Error::format("the context of a command", e))?,
-            ),
-        };
+        let context = CommandContext::decode(&entry.context[..]);
+        let session = context
+            .map_err(|e| Error::format("the context of a command", e))?
+            .session;
         if let Some(session) = &session {
             // Its last command may be among those not yet applied; and one of them may be the one
             // for which a session is forgotten. Where a batch ends must make no difference.
@@ -655,7 +652,9 @@ mod tests {
         entry.index = index;
         entry.term = 1;
         entry.data = vec![1].into();
-        entry.context = Session { client, sequence }.encode_to_vec().into();
+        let session = Some(Session { client, sequence });
+        let context = CommandContext::of(session, &entry.data);
+        entry.context = context.encode_to_vec().into();
         entry
     }
 

@@ -33,6 +33,10 @@ pub struct NodeInfo {
     pub promote: bool,
 }
 
+/// An id that is given is never given again, so that this many are enough, and the one after the
+/// highest is always a number.
+const ID_MAX: u64 = u64::MAX / 2;
+
 /// Everything the cluster knows of its nodes.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Book {
@@ -65,6 +69,12 @@ pub enum Refusal {
     /// A node is added without saying where it is reached.
     #[error("node {0} is added without its address; give its NodeInfo")]
     Unknown(u64),
+    /// An id that no node can have.
+    #[error("a node cannot have id {0}: ids are from 1 to 2^63 - 1")]
+    BadId(u64),
+    /// What is told of a node is not part of the change, or is told twice.
+    #[error("the change tells of node {0} twice, or without adding it")]
+    NotAdded(u64),
     /// raft refuses the change.
     #[error("raft refuses the change: {0}")]
     Raft(String),
@@ -112,9 +122,23 @@ impl Book {
     /// # Errors
     /// The reason why not.
     pub fn check(&self, change: &ConfChangeV2, told: &[NodeInfo]) -> Result<(), Refusal> {
+        let is_added = |id: u64| {
+            let mut singles = change.get_changes().iter();
+            singles.any(|of| of.node_id == id && of.get_change_type() != ConfChangeType::RemoveNode)
+        };
+        for (at, node) in told.iter().enumerate() {
+            let again = told.iter().take(at).any(|other| other.id == node.id);
+            if again || !is_added(node.id) {
+                return Err(Refusal::NotAdded(node.id));
+            }
+        }
         for single in change.get_changes() {
             let id = single.node_id;
-            if single.get_change_type() == ConfChangeType::RemoveNode || id == 0 {
+            if !(1..=ID_MAX).contains(&id) {
+                // 0 is nobody, and raft-rs passes a change of nobody by without a word.
+                return Err(Refusal::BadId(id));
+            }
+            if single.get_change_type() == ConfChangeType::RemoveNode {
                 continue;
             }
             let told = told.iter().find(|node| node.id == id);
@@ -169,4 +193,99 @@ pub(crate) fn contains(conf_state: &ConfState, id: u64) -> bool {
     ]
     .iter()
     .any(|part| part.contains(&id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::eraftpb::ConfChangeSingle;
+
+    fn node(id: u64, store: u8) -> NodeInfo {
+        NodeInfo {
+            id,
+            address: format!("node-{id}"),
+            store_id: vec![store; 16],
+            ..NodeInfo::default()
+        }
+    }
+
+    fn change(parts: &[(ConfChangeType, u64)]) -> ConfChangeV2 {
+        let singles = parts.iter().map(|(kind, id)| {
+            let mut single = ConfChangeSingle::default();
+            single.set_change_type(*kind);
+            single.node_id = *id;
+            single
+        });
+        let mut change = ConfChangeV2::default();
+        change.set_changes(singles.collect::<Vec<_>>().into());
+        change
+    }
+
+    fn configuration(voters: &[u64], learners: &[u64]) -> ConfState {
+        ConfState::from((voters.to_vec(), learners.to_vec()))
+    }
+
+    const VOTER: ConfChangeType = ConfChangeType::AddNode;
+    const LEARNER: ConfChangeType = ConfChangeType::AddLearnerNode;
+    const GONE: ConfChangeType = ConfChangeType::RemoveNode;
+
+    #[test]
+    fn an_id_is_given_once() {
+        let mut book = Book::new([7; 16], [node(1, 1), node(2, 2)]);
+        assert_eq!(book.next_id(), 3);
+        book.follow(&configuration(&[1], &[]), vec![]);
+        assert!(book.is_retired(2));
+        assert_eq!(book.next_id(), 3);
+        let refused = book.check(&change(&[(LEARNER, 2)]), &[node(2, 2)]);
+        assert_eq!(refused, Err(Refusal::Retired(2)));
+    }
+
+    #[test]
+    fn no_node_has_an_id_without_a_next_one() {
+        let book = Book::new([7; 16], [node(1, 1)]);
+        for id in [0, ID_MAX + 1, u64::MAX] {
+            let refused = book.check(&change(&[(LEARNER, id)]), &[node(id, 2)]);
+            assert_eq!(refused, Err(Refusal::BadId(id)));
+        }
+        let mut book = book;
+        let highest = change(&[(LEARNER, ID_MAX)]);
+        book.check(&highest, &[node(ID_MAX, 2)]).unwrap();
+        book.follow(&configuration(&[1], &[ID_MAX]), vec![node(ID_MAX, 2)]);
+        assert_eq!(book.next_id(), ID_MAX + 1);
+    }
+
+    #[test]
+    fn a_member_keeps_its_store_and_may_move() {
+        let mut book = Book::new([7; 16], [node(1, 1), node(2, 2)]);
+        let same = change(&[(VOTER, 2)]);
+        let refused = book.check(&same, &[node(2, 9)]);
+        assert_eq!(refused, Err(Refusal::OtherStore(2)));
+        let moved = NodeInfo {
+            address: "elsewhere".to_owned(),
+            ..node(2, 2)
+        };
+        book.check(&same, std::slice::from_ref(&moved)).unwrap();
+        book.follow(&configuration(&[1, 2], &[]), vec![moved.clone()]);
+        assert_eq!(book.node(2), Some(&moved));
+    }
+
+    /// What was told of a node that the change did not add was taken without a look at its
+    /// store: any change could put another store under a member's id.
+    #[test]
+    fn a_change_tells_of_those_it_adds_alone_and_once() {
+        let book = Book::new([7; 16], [node(1, 1), node(2, 2)]);
+        for (parts, told, refused) in [
+            (vec![(LEARNER, 3)], vec![node(3, 3), node(2, 9)], 2),
+            (vec![(GONE, 2)], vec![node(2, 9)], 2),
+            (vec![(VOTER, 2)], vec![node(2, 2), node(2, 9)], 2),
+            (vec![], vec![node(1, 9)], 1),
+        ] {
+            let found = book.check(&change(&parts), &told);
+            assert_eq!(found, Err(Refusal::NotAdded(refused)));
+        }
+        let unknown = book.check(&change(&[(LEARNER, 3)]), &[]);
+        assert_eq!(unknown, Err(Refusal::Unknown(3)));
+        book.check(&change(&[(GONE, 2), (LEARNER, 3)]), &[node(3, 3)])
+            .unwrap();
+    }
 }

@@ -153,6 +153,10 @@ impl Shared {
             ..NodeInfo::default()
         };
         let key = request.key;
+        if !self.recent.lock().is_new(from, key) {
+            // Sent once and delivered twice: it would be carried out twice.
+            return;
+        }
         let refuse = |error| {
             // The asker gives up by itself.
             let _ = self.send(

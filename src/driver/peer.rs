@@ -41,7 +41,7 @@ use super::error::{Error, Result};
 use super::log_store::LogStore;
 use super::proposals::{Proposals, RequestId, Settled};
 use super::reads::Reads;
-use super::sessions::Session;
+use super::sessions::{CommandContext, Session};
 
 /// How a node takes part.
 #[derive(Clone, Debug)]
@@ -476,8 +476,8 @@ impl<S: LogStore> Peer<S> {
             let leader = self.leader();
             return self.finish(id, Outcome::NotLeader { leader });
         }
-        let context = session.map_or_else(Vec::new, |session| session.encode_to_vec());
-        match self.raw.propose(context, command) {
+        let context = CommandContext::of(session, &command);
+        match self.raw.propose(context.encode_to_vec(), command) {
             Ok(()) => self.proposed(id),
             Err(_) => self.finish(id, Outcome::Dropped),
         }
@@ -530,7 +530,8 @@ impl<S: LogStore> Peer<S> {
                 self.finish(id, Outcome::NotLeader { leader });
             }
             Consistency::Lease if self.holds_lease() => {
-                self.reads.wait_for(self.raw.raft.raft_log.committed, id);
+                let committed = self.raw.raft.raft_log.committed;
+                self.reads.wait_for(committed, id, self.ticks);
                 self.serve_reads();
             }
             Consistency::Lease | Consistency::Linearizable => {

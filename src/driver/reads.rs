@@ -28,6 +28,13 @@ struct Round {
     asked_tick: u64,
 }
 
+/// A read that waits for the machine.
+#[derive(Clone, Copy, Debug)]
+struct Confirmed {
+    id: RequestId,
+    since_tick: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     term: u64,
@@ -41,7 +48,7 @@ pub(crate) struct Reads {
     round: Option<Round>,
     questions: u64,
     /// By the index they wait for.
-    confirmed: BTreeMap<u64, Vec<RequestId>>,
+    confirmed: BTreeMap<u64, Vec<Confirmed>>,
     lease: Option<Lease>,
     /// The term in which leadership was to be handed over.
     transferred_term: u64,
@@ -93,7 +100,9 @@ impl Reads {
         let Some(round) = self.round.take_if(|round| round.numbers.contains(&number)) else {
             return;
         };
-        self.confirmed.entry(index).or_default().extend(round.reads);
+        for id in round.reads {
+            self.wait_for(index, id, round.since_tick);
+        }
         if let Some(lasts) = lease
             && round.term == term
             && self.transferred_term != term
@@ -114,28 +123,36 @@ impl Reads {
         self.lease = None;
     }
 
-    /// Serves a read as soon as `index` is applied.
-    pub(crate) fn wait_for(&mut self, index: u64, id: RequestId) {
-        self.confirmed.entry(index).or_default().push(id);
+    /// Serves a read of tick `since_tick` as soon as `index` is applied.
+    pub(crate) fn wait_for(&mut self, index: u64, id: RequestId, since_tick: u64) {
+        let confirmed = self.confirmed.entry(index).or_default();
+        confirmed.push(Confirmed { id, since_tick });
     }
 
     /// Those that may be served now.
     pub(crate) fn serve(&mut self, applied: u64) -> Vec<RequestId> {
         let later = self.confirmed.split_off(&(applied + 1));
         let served = std::mem::replace(&mut self.confirmed, later);
-        served.into_values().flatten().collect()
+        served.into_values().flatten().map(|read| read.id).collect()
     }
 
-    /// Gives up a round that nobody has confirmed since `tick`.
+    /// Gives up what has waited since `tick`, for the quorum or for the machine.
     pub(crate) fn expire(&mut self, tick: u64) -> Vec<RequestId> {
         let expired = self.round.take_if(|round| round.since_tick <= tick);
-        expired.map_or_else(Vec::new, |round| round.reads)
+        let mut expired = expired.map_or_else(Vec::new, |round| round.reads);
+        self.confirmed.retain(|_, reads| {
+            let old = reads.extract_if(.., |read| read.since_tick <= tick);
+            expired.extend(old.map(|read| read.id));
+            !reads.is_empty()
+        });
+        expired
     }
 
     pub(crate) fn take_all(&mut self) -> Vec<RequestId> {
         let mut all = std::mem::take(&mut self.arrived);
         all.extend(self.round.take().into_iter().flat_map(|round| round.reads));
-        all.extend(std::mem::take(&mut self.confirmed).into_values().flatten());
+        let confirmed = std::mem::take(&mut self.confirmed);
+        all.extend(confirmed.into_values().flatten().map(|read| read.id));
         all
     }
 }
@@ -204,6 +221,21 @@ mod tests {
         assert_eq!(reads.ask_again(8, 2), None);
         assert_eq!(reads.expire(4), []);
         assert_eq!(reads.expire(5), [1]);
+        assert_eq!(reads.len(), 0);
+    }
+
+    /// It waited for ever when the machine did not come to its index: one that was replaced by a
+    /// snapshot of another cluster's node, or hangs.
+    #[test]
+    fn a_confirmed_read_is_given_up_when_the_machine_does_not_come_to_it() {
+        let mut reads = Reads::default();
+        reads.arrive(1);
+        let round = reads.begin(SECOND, 1, 5).unwrap();
+        reads.confirm(round, 10, 1, None);
+        reads.wait_for(10, 2, 6);
+        assert_eq!(reads.expire(4), []);
+        assert_eq!(reads.expire(5), [1]);
+        assert_eq!(reads.serve(10), [2]);
         assert_eq!(reads.len(), 0);
     }
 }

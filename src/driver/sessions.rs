@@ -25,6 +25,26 @@ pub struct Session {
     pub sequence: u64,
 }
 
+/// What travels with a command. Encoded to nothing for most: but an entry with neither data nor
+/// context is a new leader's, and not handed to the machine.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct CommandContext {
+    #[prost(message, optional, tag = "1")]
+    pub session: Option<Session>,
+    /// The command is empty, and there is no session.
+    #[prost(bool, tag = "2")]
+    pub empty: bool,
+}
+
+impl CommandContext {
+    pub(crate) fn of(session: Option<Session>, command: &[u8]) -> Self {
+        CommandContext {
+            session,
+            empty: session.is_none() && command.is_empty(),
+        }
+    }
+}
+
 /// What is kept of one client.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct SessionRecord {

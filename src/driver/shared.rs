@@ -1,6 +1,6 @@
 //! What the threads of a node, its handles and its inbox share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -61,6 +61,32 @@ pub(crate) struct Forwarded {
     pub answer: Box<dyn FnOnce(Ending) + Send>,
 }
 
+/// Requests of others, the latest of them.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    known: HashSet<(u64, RequestKey)>,
+    order: VecDeque<(u64, RequestKey)>,
+}
+
+impl Recent {
+    /// More than a node has under way with another.
+    const MAX: usize = 16 << 10;
+
+    /// Whether this one was not among them.
+    pub(crate) fn is_new(&mut self, from: u64, key: RequestKey) -> bool {
+        if !self.known.insert((from, key)) {
+            return false;
+        }
+        self.order.push_back((from, key));
+        if self.order.len() > Self::MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
 pub(crate) struct Shared {
     pub options: NodeOptions,
     pub incarnation: u64,
@@ -77,6 +103,7 @@ pub(crate) struct Shared {
     pub ticks: AtomicU64,
     pub counter: AtomicU64,
     pub forwarded: Mutex<HashMap<u64, Forwarded>>,
+    pub recent: Mutex<Recent>,
     /// Frames for the thread that receives snapshots.
     pub inbound: Mutex<Option<mpsc::SyncSender<(u64, Frame)>>>,
     /// Frames for the threads that send them, by transfer.
@@ -113,6 +140,7 @@ impl Shared {
             ticks: AtomicU64::new(0),
             counter: AtomicU64::new(1),
             forwarded: Mutex::default(),
+            recent: Mutex::default(),
             inbound: Mutex::default(),
             outbound: Mutex::default(),
             departed: Mutex::default(),

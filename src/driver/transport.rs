@@ -195,8 +195,9 @@ pub enum SendError {
 /// Carries packets to other nodes.
 pub trait Transport: Send + Sync + 'static {
     /// Takes a packet for `to`, and does not wait for anything. Queues are bounded and apart per
-    /// receiver and lane, so that nobody waits for a slow one. What is lost later is told to
-    /// [`Inbox::unreachable`](super::Inbox::unreachable).
+    /// receiver and lane, so that nobody waits for a slow one. Packets may be lost, delivered
+    /// twice soon after another, and out of order, which costs time and nothing else. What is
+    /// lost later is told to [`Inbox::unreachable`](super::Inbox::unreachable).
     ///
     /// # Errors
     /// It was not taken.

@@ -287,6 +287,8 @@ fn encode_reply(reply: Reply) -> WireReply {
         Err(RequestError::Refused(Refusal::OtherStore(id))) => (wire.code, wire.number) = (21, id),
         Err(RequestError::Refused(Refusal::Unknown(id))) => (wire.code, wire.number) = (22, id),
         Err(RequestError::Refused(Refusal::Raft(text))) => (wire.code, wire.text) = (23, text),
+        Err(RequestError::Refused(Refusal::BadId(id))) => (wire.code, wire.number) = (24, id),
+        Err(RequestError::Refused(Refusal::NotAdded(id))) => (wire.code, wire.number) = (25, id),
     }
     wire
 }
@@ -325,6 +327,8 @@ fn decode_reply(wire: WireReply) -> Result<Reply, PacketError> {
         21 => Err(Refusal::OtherStore(id).into()),
         22 => Err(Refusal::Unknown(id).into()),
         23 => Err(Refusal::Raft(text).into()),
+        24 => Err(Refusal::BadId(id).into()),
+        25 => Err(Refusal::NotAdded(id).into()),
         other => return Err(bad(format!("a reply of kind {other}"))),
     };
     let key = RequestKey {

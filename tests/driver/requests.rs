@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use raft_rocks::driver::{
-    Builder, Consistency, Forwarding, LocalNetwork, MemoryLog, RequestError, Session,
+    Builder, Consistency, Faults, Forwarding, LocalNetwork, MemoryLog, RequestError, Session,
 };
 
 use crate::cluster::{Cluster, address, commands, node_options, retried, status_when, until};
@@ -28,6 +28,32 @@ async fn a_follower_hands_a_command_on() {
     let proposed = retried("a proposal", || follower.propose("handed on")).await;
     assert_eq!(proposed.answer, Some(0_u64.to_be_bytes().to_vec()));
     cluster.agreed(1).await;
+}
+
+/// A transport that repeats packets made two commands of one.
+#[tokio::test]
+async fn a_request_that_is_delivered_twice_is_carried_out_once() {
+    let cluster = Cluster::of(&[1, 2, 3]).await;
+    let follower = cluster.follower().await;
+    cluster.network.set_faults(Faults {
+        duplicate: 1000,
+        ..Faults::default()
+    });
+    for command in 0..20 {
+        let command = command.to_string();
+        retried("a proposal", || follower.propose(command.clone())).await;
+    }
+    assert_eq!(cluster.agreed(20).await.len(), 20);
+}
+
+/// An entry without data was taken for a new leader's, and its proposer got no answer.
+#[tokio::test]
+async fn a_command_may_be_empty() {
+    let cluster = Cluster::of(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let proposed = leader.propose("").await.unwrap();
+    assert_eq!(proposed.answer, Some(0_u64.to_be_bytes().to_vec()));
+    assert_eq!(cluster.agreed(1).await, [b""]);
 }
 
 #[tokio::test]
