@@ -62,15 +62,17 @@ async fn a_follower_that_does_not_hand_on_says_who_leads() {
     cluster.adapt = Box::new(|options| options.forwarding = Forwarding::Redirect);
     let cluster = cluster.start(&[1, 2, 3]).await;
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
-    let refused = follower.propose("no").await.unwrap_err();
-    let RequestError::NotLeader { leader: Some(node) } = &refused else {
-        panic!("{refused}");
-    };
-    assert_eq!(
-        (node.id, &node.address),
-        (leader.id(), &address(leader.id()))
-    );
-    assert!(refused.is_retryable());
+    // It may not have heard of the leader yet that the others follow.
+    let node = until("it says who leads", || async {
+        let refused = follower.propose("no").await.unwrap_err();
+        assert!(refused.is_retryable());
+        match refused {
+            RequestError::NotLeader { leader } => leader,
+            other => panic!("{other}"),
+        }
+    });
+    let node = node.await;
+    assert_eq!((node.id, node.address), (leader.id(), address(leader.id())));
 }
 
 #[tokio::test]
