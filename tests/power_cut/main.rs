@@ -23,7 +23,7 @@ mod disk;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -114,6 +114,18 @@ impl Setup {
             strict: number() == 1,
             application: number() == 1,
             cut_after: number(),
+        }
+    }
+
+    /// Says whether it is refused again, and keeps a copy of it, to be looked into.
+    fn keep_refused(&self, test: &str, cuts: u64) {
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("refused");
+        let kept = kept.join(format!("{test}-{}-{cuts}", self.seed));
+        common::copy_store(&self.store, &kept);
+        eprintln!("kept at {}", kept.display());
+        match self.open() {
+            Ok(_) => eprintln!("opened the second time"),
+            Err(e) => eprintln!("refused again: {e}"),
         }
     }
 
@@ -423,6 +435,7 @@ impl Run {
             });
             if let Err(e) = checked {
                 eprintln!("refused after {setup:?}: {e}");
+                setup.keep_refused(self.test, self.seen.cuts);
                 self.seen.refused += 1;
                 assert!(!self.stop_at_first, "{:?}", self.seen);
                 return;
