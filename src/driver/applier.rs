@@ -291,10 +291,14 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
             .session;
         if let Some(session) = &session {
             // Its last command may be among those not yet applied; and one of them may be the one
-            // for which a session is forgotten. Where a batch ends must make no difference.
-            let may_forget = self.sessions.len() + step.clients.len() >= SESSIONS_MAX;
+            // for which this session is forgotten. Where a batch ends must make no difference.
+            let pending = step.clients.len();
+            let may_forget = self.sessions.len() + pending >= SESSIONS_MAX
+                && self.sessions.is_among_oldest(session.client, pending);
             if step.clients.contains(&session.client) || may_forget {
                 self.run(step)?;
+                // What the machine reads of its own must be what it has written.
+                self.record(entry.index - 1, step)?;
             }
             let answer = match self.sessions.look_up(session) {
                 Seen::New => None,
@@ -382,15 +386,26 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
         let Some(last) = step.last else {
             return Ok(Vec::new());
         };
+        self.record(last, &mut step)?;
+        step.answers.sort_unstable_by_key(|applied| applied.index);
+        Ok(step.answers)
+    }
+
+    /// What was collected has been applied up to `last`.
+    fn record(&mut self, last: u64, step: &mut Step<'_>) -> Result<()> {
+        if last <= self.applied {
+            return Ok(());
+        }
         if self.machine.durability() == Durability::Shared {
-            self.put_own(last, step.changed, &mut step.writes);
-            let conf_state = step.changed.then_some(&self.conf_state);
-            let recorded = self.store.record_applied(last, conf_state, &step.writes);
+            let changed = std::mem::take(&mut step.changed);
+            let mut writes = std::mem::take(&mut step.writes);
+            self.put_own(last, changed, &mut writes);
+            let conf_state = changed.then_some(&self.conf_state);
+            let recorded = self.store.record_applied(last, conf_state, &writes);
             self.unless_overtaken(last, recorded)?;
         }
         self.applied = last;
-        step.answers.sort_unstable_by_key(|applied| applied.index);
-        Ok(step.answers)
+        Ok(())
     }
 
     fn put_own(&self, applied: u64, changed: bool, writes: &mut Writes) {
@@ -668,6 +683,58 @@ mod tests {
             applier.apply(&committed).unwrap();
         }
         applier.machine().0
+    }
+
+    /// Adds up in the store that holds the log, and reads there.
+    struct Sum(MemoryLog);
+
+    impl Sum {
+        const FAMILY: &str = "sum";
+
+        fn read(&self) -> u64 {
+            let read = self.0.get(Self::FAMILY, b"sum").unwrap();
+            read.map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().unwrap()))
+        }
+    }
+
+    impl StateMachine for Sum {
+        fn apply(&mut self, _index: u64, _command: &[u8]) -> Vec<u8> {
+            unreachable!("commands come in batches")
+        }
+
+        fn apply_batch(
+            &mut self,
+            commands: &[Command<'_>],
+            writes: &mut Writes,
+        ) -> io::Result<Vec<Vec<u8>>> {
+            let sum = self.read() + commands.len() as u64;
+            writes.put(Self::FAMILY, *b"sum", sum.to_be_bytes());
+            Ok(vec![Vec::new(); commands.len()])
+        }
+
+        fn snapshot(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn restore(&mut self, _snapshot: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn durability(&self) -> Durability {
+            Durability::Shared
+        }
+    }
+
+    /// A client's second command in a batch was handed to the machine before the first was
+    /// written: a machine that reads what it has written lost the first.
+    #[test]
+    fn a_machine_that_shares_the_store_reads_what_it_has_applied() {
+        let log = MemoryLog::new([0; 16]);
+        let mut applier = Applier::open(log.clone(), Sum(log)).unwrap();
+        let entries = vec![command(1, 7, 1), command(2, 8, 1), command(3, 7, 2)];
+        let changes = Vec::new();
+        applier.apply(&Committed { entries, changes }).unwrap();
+        assert_eq!((applier.machine().read(), applier.applied()), (3, 3));
     }
 
     /// With the table full, a new client's command made room by forgetting the oldest one, whose

@@ -29,6 +29,9 @@ pub struct Identity {
     /// The node was removed from its cluster.
     #[prost(bool, tag = "6")]
     pub removed: bool,
+    /// A new cluster was being forced from it: it is of neither cluster until that is done.
+    #[prost(bool, tag = "7")]
+    pub forcing: bool,
 }
 
 /// Reads it; `None` from a store without one.

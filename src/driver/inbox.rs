@@ -132,6 +132,7 @@ impl Shared {
         let from = packet.from;
         match packet.body {
             Body::Raft(messages) => {
+                self.hear_of(from, packet.from_address, packet.from_store);
                 let own = messages.into_iter().filter(|message| message.from == from);
                 let dropped = self.mailbox.take_messages(own.collect());
                 self.dropped.messages.fetch_add(dropped, Ordering::Relaxed);

@@ -177,6 +177,12 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
         if members.iter().any(|member| member.id == 0) {
             return Err(StartError::Membership("has an id 0, which means none"));
         }
+        for (at, member) in members.iter().enumerate() {
+            let mut earlier = members.iter().take(at);
+            if earlier.any(|other| other.id == member.id || other.address == member.address) {
+                return Err(StartError::Membership("names an id or an address twice"));
+            }
+        }
         if !members.iter().any(|member| member.id == id) {
             return Err(StartError::Membership("lacks this node"));
         }
@@ -187,6 +193,7 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
             members,
             is_founder: true,
             removed: false,
+            forcing: false,
         };
         identity::save(&self.store, &identity)?;
         self.start(identity)
@@ -215,6 +222,9 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
             return self.open();
         }
         self.check_fresh()?;
+        if seeds.is_empty() {
+            return Err(StartError::Options("seeds: name a member to ask"));
+        }
         let mut node = self.node_info(join.id.unwrap_or(0))?;
         node.promote = join.promote;
         *self.shared.own.write() = Arc::new(Own {
@@ -232,6 +242,7 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
             members: book.nodes,
             is_founder: false,
             removed: false,
+            forcing: false,
         };
         identity::save(&self.store, &identity)?;
         self.start(identity)
@@ -316,7 +327,7 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
     /// may take effect now.
     ///
     /// # Errors
-    /// The store belongs to no node, or failed; the old cluster is as it was, or
+    /// The store belongs to no node: nothing has happened. It failed: from then on
     /// [`open`](Builder::open) asks for this to be done again.
     pub fn force_new_cluster(self) -> Result<Node<M>, StartError> {
         let old = self.identity()?.ok_or(StartError::NoIdentity)?;
@@ -326,6 +337,14 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
              not; no other node of the old cluster may ever run again"
         );
         info.promote = false;
+        let forcing = true;
+        identity::save(
+            &self.store,
+            &Identity {
+                forcing,
+                ..old.clone()
+            },
+        )?;
         let mut opened = self.begin(&old)?;
         let told = opened.apply_all()?;
         if opened.applier.applied() == 0 {
@@ -339,6 +358,7 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
             members: book.nodes.clone(),
             is_founder: false,
             removed: false,
+            forcing: false,
         };
         let conf_state = ConfState::from((vec![id], vec![]));
         opened.applier.begin_anew(&conf_state, book)?;
@@ -364,12 +384,10 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
     }
 
     fn start(self, identity: Identity) -> Result<Node<M>, StartError> {
-        let opened = self.begin(&identity)?;
-        let book = opened.applier.book();
-        if !book.cluster_id.is_empty() && book.cluster_id != identity.cluster_id {
+        if identity.forcing {
             return Err(StartError::Interrupted);
         }
-        opened.start(identity)
+        self.begin(&identity)?.start(identity)
     }
 
     fn check_fresh(&self) -> Result<(), StartError> {

@@ -1,6 +1,7 @@
 //! The handle of a node.
 
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -32,7 +33,8 @@ const DROP_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Proposed {
     /// Its place in the log.
     pub index: u64,
-    /// The machine's answer; none when the command was repeated and its first answer is not kept.
+    /// The machine's answer; none when the command was repeated and its first answer is not
+    /// kept, or handed on to the leader and answered with more than 7 MiB.
     pub answer: Option<Vec<u8>>,
 }
 
@@ -267,6 +269,9 @@ impl<M: StateMachine> Node<M> {
     ///
     /// # Errors
     /// As [`read`](Node::read).
+    ///
+    /// # Panics
+    /// When `query` does; the node goes on.
     pub async fn query<R: Send + 'static>(
         &self,
         consistency: Consistency,
@@ -275,12 +280,19 @@ impl<M: StateMachine> Node<M> {
         let permit = self.shared().room(0).await?;
         self.read_with(consistency, permit.clone()).await?;
         let (answer, result) = oneshot::channel();
-        // Who asked may be gone.
-        let query = Box::new(move |machine: &M| drop(answer.send(query(machine))));
+        let query = Box::new(move |machine: &M| {
+            let result = catch_unwind(AssertUnwindSafe(|| query(machine)));
+            // Who asked may be gone.
+            drop(answer.send(result));
+        });
         if !self.inner.queue.push(Task::Query(query, permit)) {
             return Err(self.shared().stopped_error());
         }
-        result.await.map_err(|_| self.shared().stopped_error())
+        match result.await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => Err(self.shared().stopped_error()),
+        }
     }
 
     /// Adds a node without a vote.
@@ -327,6 +339,9 @@ impl<M: StateMachine> Node<M> {
     /// As [`propose`](Node::propose); [`RequestError::ChangeUnderWay`],
     /// [`RequestError::Refused`]: nothing has happened.
     pub async fn change_membership(&self, changes: Vec<MemberChange>) -> Result<(), RequestError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         let (change, nodes) = encode_changes(changes);
         self.ask(Ask::Change { change, nodes }).await.map(drop)
     }

@@ -48,7 +48,8 @@ pub struct NodeOptions {
     /// Where the other nodes reach this one, as its transport understands it: never a wildcard
     /// such as `0.0.0.0` or `[::]`, which is refused.
     pub address: String,
-    /// Whatever else everyone is to know of this node, such as the address for its clients.
+    /// Whatever else everyone is to know of this node, such as the address for its clients: at
+    /// most 16 KiB.
     pub context: Vec<u8>,
     /// The time between two ticks. Default: 100 ms.
     pub tick: Duration,
@@ -127,6 +128,14 @@ impl NodeOptions {
         }
         if self.command_bytes_max > 4 << 20 {
             return Some("command_bytes_max: at most 4194304 (4 MiB), a packet must hold it");
+        }
+        if self.peer.message_bytes_max > 4 << 20 {
+            return Some("peer.message_bytes_max: at most 4194304 (4 MiB), a packet must hold it");
+        }
+        if self.address.len() > 1 << 10 || self.context.len() > 16 << 10 {
+            return Some(
+                "address, context: at most 1024 and 16384 bytes, all nodes' travel together",
+            );
         }
         if self.requests_max == 0 || self.request_bytes_max < self.command_bytes_max {
             return Some("requests_max, request_bytes_max: at least one command must fit");

@@ -56,7 +56,7 @@ pub struct PeerOptions {
     pub election_ticks: usize,
     /// Ticks between heartbeats. Default: 2.
     pub heartbeat_ticks: usize,
-    /// Bytes of entries in one message, one entry at least. Default: 1 MiB.
+    /// Bytes of entries in one message, one entry at least. Default: 1 MiB. Maximum: 4 MiB.
     pub message_bytes_max: u64,
     /// Messages with entries on their way to one follower. Default: 256.
     pub inflight_max: usize,
@@ -371,14 +371,27 @@ impl<S: LogStore> Peer<S> {
     /// One tick of the raft clock. `now` is the time of a clock that counts while a process is
     /// paused, such as CLOCK_BOOTTIME; it never goes back.
     pub fn tick(&mut self, now: Duration) {
-        self.ticks += 1;
-        self.now = now;
+        self.tick_quietly(now);
         if let Some(seed) = self.options.election_seed {
             self.set_election_timeout(seed);
         }
         if !self.must_not_campaign() {
             self.raw.tick();
         }
+        let every = self.options.heartbeat_ticks as u64;
+        if let Some(question) = self.reads.ask_again(self.ticks, every) {
+            self.ask(question);
+        }
+        if self.is_leader() && self.ticks.is_multiple_of(every) {
+            self.promote_who_has_caught_up();
+        }
+    }
+
+    /// A tick of a node that was removed: time passes, and it neither campaigns nor leads. It
+    /// votes: where it was one of two, the other needs that to go on.
+    pub fn tick_quietly(&mut self, now: Duration) {
+        self.ticks += 1;
+        self.now = now;
         let expired = self.ticks.saturating_sub(self.options.request_ticks);
         if self.ticks > self.options.request_ticks {
             for id in self.proposals.expire(expired) {
@@ -388,13 +401,6 @@ impl<S: LogStore> Peer<S> {
                 self.finish(id, Outcome::Unknown);
             }
             self.begin_round();
-        }
-        let every = self.options.heartbeat_ticks as u64;
-        if let Some(question) = self.reads.ask_again(self.ticks, every) {
-            self.ask(question);
-        }
-        if self.is_leader() && self.ticks.is_multiple_of(every) {
-            self.promote_who_has_caught_up();
         }
     }
 
@@ -990,4 +996,37 @@ pub(super) fn decode_change(entry: &Entry) -> Result<Option<(ConfChangeV2, Vec<N
     };
     let told = ChangeContext::decode(&entry.context[..]).map_err(|e| Error::format(what, e))?;
     Ok(Some((change, told.nodes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::MemoryLog;
+
+    fn answered_votes(quiet_ticks: usize) -> usize {
+        let log = MemoryLog::new([1; 16]);
+        let voters = ConfState::from((vec![1, 2], vec![]));
+        let recorded = log.record_applied(0, Some(&voters), &Default::default());
+        recorded.unwrap();
+        let hook: PersistedHook = Arc::new(|_, _| {});
+        let options = PeerOptions::new(1);
+        let mut peer = Peer::new(options, log, 0, Book::default(), hook).unwrap();
+        for _ in 0..quiet_ticks {
+            peer.tick_quietly(Duration::ZERO);
+        }
+        let mut vote = Message::default();
+        vote.set_msg_type(MessageType::MsgRequestPreVote);
+        (vote.from, vote.to, vote.term) = (2, 1, 1);
+        peer.step(vote);
+        peer.drain().unwrap().messages.len()
+    }
+
+    /// One of two removed itself, and the other missed that this was committed: it needs the vote
+    /// of the removed one, whose clock stood still, so that it seemed to have just started.
+    #[test]
+    fn a_removed_node_goes_on_voting() {
+        let options = PeerOptions::new(1);
+        assert_eq!(answered_votes(options.election_ticks - 1), 0);
+        assert_eq!(answered_votes(options.election_ticks), 1);
+    }
 }

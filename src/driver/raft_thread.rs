@@ -24,7 +24,7 @@ use super::mailbox::{Event, Mail, Waiting, bytes_of};
 use super::peer::{Consistency, Finished, Output, Peer, single_change};
 use super::proposals::RequestId;
 use super::request::{Ask, Done, Ending, RequestError, ending_of};
-use super::shared::{Answerer, Leadership, Shared, clock};
+use super::shared::{Leadership, Shared, clock};
 use super::state_machine::Preprocessor;
 use super::streams::{Arrived, Streams};
 use super::transport::Body;
@@ -39,7 +39,7 @@ const PROCESSED_BYTES_MAX: usize = 5 << 20;
 struct Handover {
     to: u64,
     until: u64,
-    answerer: Answerer,
+    waiting: Waiting,
 }
 
 /// A request under way; `joining`: the id of the node it takes in.
@@ -140,7 +140,9 @@ impl<S: LogStore, M> RaftThread<S, M> {
         self.state.next_tick = tick_after(self.state.next_tick, now, self.shared.options.tick);
         self.state.ticks += 1;
         self.shared.ticks.store(self.state.ticks, Ordering::Release);
-        if !self.state.is_quiet {
+        if self.state.is_quiet {
+            self.peer.tick_quietly(clock());
+        } else {
             self.peer.tick(clock());
             self.leave_joint();
         }
@@ -287,7 +289,7 @@ impl<S: LogStore, M> RaftThread<S, M> {
                 self.peer.propose_change(id, &change, nodes);
             }
             Ask::Join(node) => self.join(node, waiting),
-            Ask::Transfer { to } => self.hand_over(to, waiting.answerer),
+            Ask::Transfer { to } => self.hand_over(to, waiting),
         }
     }
 
@@ -328,24 +330,20 @@ impl<S: LogStore, M> RaftThread<S, M> {
         self.peer.propose_change(id, &change, vec![node]);
     }
 
-    fn hand_over(&mut self, to: u64, answerer: Answerer) {
+    fn hand_over(&mut self, to: u64, waiting: Waiting) {
         if !self.peer.is_leader() {
             let leader = self.shared.node(self.peer.leader()).map(Box::new);
             return self
                 .shared
-                .answer(answerer, Err(RequestError::NotLeader { leader }));
+                .answer(waiting.answerer, Err(RequestError::NotLeader { leader }));
         }
         if !self.peer.conf_state().get_voters().contains(&to) {
             let refusal = super::book::Refusal::Unknown(to);
-            return self.shared.answer(answerer, Err(refusal.into()));
+            return self.shared.answer(waiting.answerer, Err(refusal.into()));
         }
         self.peer.transfer_leader(to);
         let until = self.state.ticks + 2 * self.shared.options.peer.election_ticks as u64;
-        self.state.handovers.push(Handover {
-            to,
-            until,
-            answerer,
-        });
+        self.state.handovers.push(Handover { to, until, waiting });
     }
 
     fn read(&mut self, consistency: Consistency, waiting: Waiting) {
@@ -480,7 +478,7 @@ impl<S: LogStore, M> RaftThread<S, M> {
                 true => Ok(Done::Transferred),
                 false => Err(RequestError::Dropped),
             };
-            self.shared.answer(handover.answerer, ending);
+            self.shared.answer(handover.waiting.answerer, ending);
         }
     }
 
@@ -522,7 +520,7 @@ impl<S: LogStore, M> RaftThread<S, M> {
             self.shared.answer(pending.waiting.answerer, unknown());
         }
         for handover in std::mem::take(&mut self.state.handovers) {
-            self.shared.answer(handover.answerer, unknown());
+            self.shared.answer(handover.waiting.answerer, unknown());
         }
         for (_, waiting) in std::mem::take(&mut self.state.held_asks) {
             self.shared

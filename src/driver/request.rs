@@ -75,6 +75,19 @@ pub enum Done {
     Transferred,
 }
 
+/// A longer answer would not fit a packet.
+const ANSWER_BYTES_MAX: usize = 7 << 20;
+
+impl Done {
+    /// The same, without an answer that is too long to be sent: what happened is told in any case.
+    pub(crate) fn fit_to_send(mut self) -> Self {
+        if let Done::Applied { answer, .. } = &mut self {
+            answer.take_if(|answer| answer.len() > ANSWER_BYTES_MAX);
+        }
+        self
+    }
+}
+
 /// A request that was not carried out, or of which nobody knows whether it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -26,7 +26,7 @@ use super::peer::{Peer, PersistedHook};
 use super::raft_thread::{RaftThread, TurnState};
 use super::shared::Shared;
 use super::state_machine::StateMachine;
-use super::streams::{Arrived, Streams, start_receiver};
+use super::streams::{Arrived, Streams, accept_frames, receive};
 
 thread_local! {
     static OF_A_NODE: Cell<bool> = const { Cell::new(false) };
@@ -109,7 +109,13 @@ pub(crate) fn start<S: LogStore, M: StateMachine>(
                 },
             )?
         },
-        receiver: start_receiver(store.clone(), shared, arrived).map_err(no_thread)?,
+        receiver: {
+            let (state, of) = ((store.clone(), accept_frames(shared)), Arc::clone(shared));
+            spawn("raft-receive", shared, state, move |(store, frames)| {
+                receive(store, frames, &of, &arrived);
+                Ok(())
+            })?
+        },
     };
     let thread = std::thread::Builder::new().name("raft".to_owned());
     let (alive, ended) = mpsc::channel();

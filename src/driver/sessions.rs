@@ -108,6 +108,12 @@ impl Sessions {
         }
     }
 
+    /// Whether this client has a session among the `n` that are forgotten first.
+    pub(crate) fn is_among_oldest(&self, client: u64, n: usize) -> bool {
+        self.by_client.contains_key(&client)
+            && self.by_age.values().take(n).any(|oldest| *oldest == client)
+    }
+
     /// Keeps what was answered; returns the client that is forgotten for it.
     pub(crate) fn record(&mut self, record: SessionRecord) -> Option<u64> {
         let (client, index) = (record.client, record.index);

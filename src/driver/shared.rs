@@ -11,8 +11,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::book::{Book, NodeInfo};
 use super::mailbox::Mailbox;
 use super::options::NodeOptions;
-use super::request::{Ask, Ending, RequestError};
+use super::request::{Ask, Done, Ending, RequestError};
 use super::transport::{Body, Frame, Packet, Reply, Request, RequestKey, SendError, Transport};
+
+/// More than a cluster has members.
+const HEARD_MAX: usize = 64;
 
 /// Who leads, as a node knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,6 +111,8 @@ pub(crate) struct Shared {
     pub inbound: Mutex<Option<mpsc::SyncSender<(u64, Frame)>>>,
     /// Frames for the threads that send them, by transfer.
     pub outbound: Mutex<HashMap<u64, mpsc::SyncSender<Frame>>>,
+    /// Nodes that are not in the book, and send messages of raft.
+    pub heard: Mutex<HashMap<u64, NodeInfo>>,
     /// Where nodes that left were reached, to tell them so.
     pub departed: Mutex<HashMap<u64, NodeInfo>>,
     /// Of packets, by sender and reason.
@@ -143,6 +148,7 @@ impl Shared {
             recent: Mutex::default(),
             inbound: Mutex::default(),
             outbound: Mutex::default(),
+            heard: Mutex::default(),
             departed: Mutex::default(),
             refusals: Mutex::default(),
             dropped: Dropped::default(),
@@ -179,8 +185,30 @@ impl Shared {
         if let Some(node) = self.book.read().node(id) {
             return Some(node.clone());
         }
+        if let Some(node) = self.heard.lock().get(&id) {
+            return Some(node.clone());
+        }
         let own = self.own();
         own.seeds.iter().find(|node| node.id == id).cloned()
+    }
+
+    /// Remembers where a node is reached that is not in the book: one of those that came while
+    /// this one was away. They are known by it only when it can answer them.
+    pub(crate) fn hear_of(&self, id: u64, address: String, store_id: Vec<u8>) {
+        if self.book.read().node(id).is_some() {
+            return;
+        }
+        let mut heard = self.heard.lock();
+        if heard.len() >= HEARD_MAX && !heard.contains_key(&id) {
+            heard.clear();
+        }
+        let node = NodeInfo {
+            id,
+            address,
+            store_id,
+            ..NodeInfo::default()
+        };
+        heard.insert(id, node);
     }
 
     pub(crate) fn draw(&self) -> u64 {
@@ -193,6 +221,7 @@ impl Shared {
             cluster_id: own.cluster_id.clone(),
             from: own.info.id,
             from_store: own.info.store_id.clone(),
+            from_address: own.info.address.clone(),
             to: to.id,
             to_store: to.store_id.clone(),
             body,
@@ -256,6 +285,7 @@ impl Shared {
             Answerer::Local(waiting) => drop(waiting.send(ending)),
             // The asker gives up by itself.
             Answerer::Remote { to, key } => {
+                let ending = ending.map(Done::fit_to_send);
                 let _ = self.send(&to, Body::Reply(Reply { key, ending }));
             }
         }

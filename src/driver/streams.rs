@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -61,8 +62,13 @@ impl<S: LogStore> Streams<S> {
         let (store, shared) = (self.store.clone(), Arc::clone(&self.shared));
         let thread = std::thread::Builder::new().name("raft-stream".to_owned());
         let thread = thread.spawn(move || {
-            let streamed = Stream::open(&store, &shared, node, &message, transfer)
-                .and_then(|mut stream| stream.run(&received));
+            let stream = || {
+                Stream::open(&store, &shared, node, &message, transfer)
+                    .and_then(|mut stream| stream.run(&received))
+            };
+            let streamed = catch_unwind(AssertUnwindSafe(stream));
+            let panicked = |_| Err(io::Error::other("it panicked"));
+            let streamed = streamed.unwrap_or_else(panicked);
             if let Err(e) = &streamed {
                 log::info!("the stream of a snapshot to node {to} ended: {e}");
             }
@@ -241,28 +247,30 @@ fn open_at<S: LogStore>(store: &S, index: u64) -> io::Result<S::Reader> {
 /// A snapshot that has arrived, for the raft thread.
 pub(crate) type Arrived<S> = Mutex<Option<(Message, <S as LogStore>::Staged)>>;
 
-/// Starts the thread that receives snapshots; it ends when the node stops.
-pub(crate) fn start_receiver<S: LogStore>(
-    store: S,
-    shared: &Arc<Shared>,
-    arrived: Arc<Arrived<S>>,
-) -> io::Result<JoinHandle<()>> {
+/// Where frames for [`receive`] come in; it ends when the node stops.
+pub(crate) fn accept_frames(shared: &Shared) -> mpsc::Receiver<(u64, Frame)> {
     let (frames, received) = mpsc::sync_channel(FRAMES_MAX);
     *shared.inbound.lock() = Some(frames);
-    let shared = Arc::clone(shared);
-    let thread = std::thread::Builder::new().name("raft-receive".to_owned());
-    thread.spawn(move || {
-        let mut incoming = Incoming::new(store, shared.options.snapshot_bytes_max);
-        for (from, frame) in received {
-            let received = incoming.on_frame(from, frame);
-            if let Some(whole) = received.whole {
-                *arrived.lock() = Some(whole);
-                shared.mailbox.tell(Event::Arrived);
-            }
-            if let (Some(reply), Some(node)) = (received.reply, shared.node(from)) {
-                // The sender asks again.
-                let _ = shared.send(&node, Body::Snapshot(reply));
-            }
+    received
+}
+
+/// Receives snapshots, until no more frames come.
+pub(crate) fn receive<S: LogStore>(
+    store: S,
+    frames: mpsc::Receiver<(u64, Frame)>,
+    shared: &Shared,
+    arrived: &Arrived<S>,
+) {
+    let mut incoming = Incoming::new(store, shared.options.snapshot_bytes_max);
+    for (from, frame) in frames {
+        let received = incoming.on_frame(from, frame);
+        if let Some(whole) = received.whole {
+            *arrived.lock() = Some(whole);
+            shared.mailbox.tell(Event::Arrived);
         }
-    })
+        if let (Some(reply), Some(node)) = (received.reply, shared.node(from)) {
+            // The sender asks again.
+            let _ = shared.send(&node, Body::Snapshot(reply));
+        }
+    }
 }

@@ -25,6 +25,8 @@ pub struct Packet {
     pub from: u64,
     /// The id of the sender's store, 16 bytes.
     pub from_store: Vec<u8>,
+    /// Where the sender is reached: a node that was away knows none of those who came meanwhile.
+    pub from_address: String,
     /// The receiver's id, 0 when the sender only knows its address.
     pub to: u64,
     /// The id of the receiver's store, empty when the sender does not know it.

@@ -35,6 +35,8 @@ struct WirePacket {
     to: u64,
     #[prost(bytes = "vec", tag = "10")]
     to_store: Vec<u8>,
+    #[prost(string, tag = "11")]
+    from_address: String,
     #[prost(oneof = "WireBody", tags = "5, 6, 7, 8, 9")]
     body: Option<WireBody>,
 }
@@ -144,6 +146,7 @@ impl Packet {
             cluster_id: self.cluster_id,
             from: self.from,
             from_store: self.from_store,
+            from_address: self.from_address,
             to: self.to,
             to_store: self.to_store,
             body: Some(encode_body(self.body)?),
@@ -167,6 +170,7 @@ impl Packet {
             cluster_id: wire.cluster_id,
             from: wire.from,
             from_store: wire.from_store,
+            from_address: wire.from_address,
             to: wire.to,
             to_store: wire.to_store,
             body: decode_body(wire.body.ok_or_else(|| bad("nothing in it"))?)?,
@@ -387,6 +391,7 @@ mod tests {
             cluster_id: vec![7; 16],
             from: 1,
             from_store: vec![1; 16],
+            from_address: "one:1".to_owned(),
             to: 2,
             to_store: vec![2; 16],
             body,

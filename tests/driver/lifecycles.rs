@@ -1,10 +1,11 @@
 //! Starts, restarts, and the end of clusters.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use raft_rocks::driver::{Consistency, JoinOptions, NodeInfo, StartError};
 
-use crate::cluster::{Cluster, address, commands, retried, status_when};
+use crate::cluster::{CLUSTER_ID, Cluster, address, commands, retried, status_when};
 use crate::machines::Journal;
 
 #[tokio::test]
@@ -100,6 +101,47 @@ async fn a_newcomer_that_nobody_takes_in_gives_up() {
         .join(vec![address(9)], JoinOptions::default())
         .await;
     assert!(matches!(joined, Err(StartError::Join(_))));
+}
+
+#[tokio::test]
+async fn a_first_membership_names_nobody_twice_and_a_newcomer_asks_somebody() {
+    let cluster = Cluster::empty();
+    let builder = cluster.builder(1);
+    let twice = vec![builder.node_info(1).unwrap(), builder.node_info(2).unwrap()];
+    let refused = builder.bootstrap_with(1, CLUSTER_ID, twice).map(drop);
+    assert!(
+        matches!(refused, Err(StartError::Membership(_))),
+        "{refused:?}"
+    );
+    let nobody = cluster.builder(1).join(vec![], JoinOptions::default());
+    let refused = nobody.await.map(drop);
+    assert!(
+        matches!(refused, Err(StartError::Options(_))),
+        "{refused:?}"
+    );
+}
+
+/// What was begun and not finished could be opened as a member of the old cluster.
+#[tokio::test]
+async fn a_new_cluster_that_was_forced_in_part_is_neither_the_old_one_nor_the_new() {
+    let mut cluster = Cluster::of(&[1]).await;
+    cluster.propose("kept").await;
+    let first = cluster.node(1);
+    first.snapshot_now();
+    cluster.halt(1).await;
+    drop(first);
+    cluster.machine.jammed.store(true, Ordering::SeqCst);
+    let forced = cluster.builder(1).force_new_cluster().map(drop);
+    assert!(matches!(forced, Err(StartError::Node(_))), "{forced:?}");
+    let opened = cluster.builder(1).open().map(drop);
+    assert!(matches!(opened, Err(StartError::Interrupted)), "{opened:?}");
+    cluster.machine.jammed.store(false, Ordering::SeqCst);
+    let node = cluster.builder(1).force_new_cluster().unwrap();
+    assert_eq!(commands(&node).await, [b"kept"]);
+    node.halt().await;
+    drop(node);
+    cluster.reopen(1);
+    cluster.propose("more").await;
 }
 
 #[tokio::test]

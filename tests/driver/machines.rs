@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use raft_rocks::RaftMachineStorage;
-use raft_rocks::driver::{Command, Durability, Preprocessor, StateMachine, Writes};
+use raft_rocks::driver::{Command, Durability, Preprocessor, SnapshotSource, StateMachine, Writes};
 
 /// Keeps every command, in order. The answer is the command's place.
 #[derive(Clone, Debug, Default)]
@@ -16,10 +16,16 @@ pub struct Journal {
     pub pause: Arc<AtomicU64>,
     /// What the leader puts before each command.
     pub stamp: Option<u8>,
+    /// No snapshot can be made.
+    pub jammed: Arc<AtomicBool>,
 }
+
+/// The command at which the machine panics.
+pub const PANIC: &str = "panic";
 
 impl StateMachine for Journal {
     fn apply(&mut self, _index: u64, command: &[u8]) -> Vec<u8> {
+        assert_ne!(command, PANIC.as_bytes(), "on purpose");
         pause(Duration::from_millis(self.pause.load(Ordering::SeqCst)));
         self.commands.push(command.to_vec());
         (self.commands.len() as u64 - 1).to_be_bytes().to_vec()
@@ -31,6 +37,14 @@ impl StateMachine for Journal {
             [&len[..], command].concat()
         };
         self.commands.iter().flat_map(part).collect()
+    }
+
+    fn snapshot_source(&self) -> io::Result<SnapshotSource> {
+        if self.jammed.load(Ordering::SeqCst) {
+            return Err(io::Error::other("jammed"));
+        }
+        let data = self.snapshot();
+        Ok(Box::new(move |out| out.write_all(&data)))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> io::Result<()> {

@@ -52,6 +52,39 @@ async fn two_newcomers_at_once_get_different_ids() {
     assert_eq!(ids, [2, 3]);
 }
 
+/// It had nobody's address, could not answer those who lead now, and got nothing for ever.
+#[tokio::test]
+async fn a_node_that_was_away_while_all_others_were_replaced_comes_back() {
+    let mut cluster = Cluster::of(&[1, 2, 3]).await;
+    cluster.propose("before").await;
+    cluster.agreed(1).await;
+    let away = cluster.follower().await.id();
+    cluster.halt(away).await;
+    let old: Vec<u64> = cluster.nodes.keys().copied().collect();
+    for newcomer in [4, 5] {
+        let node = cluster.join(newcomer, old[0]).await;
+        status_when(&node, "it is a voter", |status| {
+            status.raft.conf_state.get_voters().contains(&newcomer)
+        })
+        .await;
+    }
+    for id in old {
+        let node = cluster.node(id);
+        retried("a departure", || node.leave()).await;
+        cluster.halt(id).await;
+    }
+    cluster.propose("meanwhile").await;
+    cluster.reopen(away);
+    cluster.agreed(2).await;
+}
+
+#[tokio::test]
+async fn a_change_of_nothing_is_done_at_once() {
+    let cluster = Cluster::of(&[1]).await;
+    let leader = cluster.leader().await;
+    leader.change_membership(vec![]).await.unwrap();
+}
+
 #[tokio::test]
 async fn leadership_is_handed_over() {
     let cluster = Cluster::of(&[1, 2, 3]).await;

@@ -8,7 +8,7 @@ use raft_rocks::driver::{
 };
 
 use crate::cluster::{Cluster, address, commands, node_options, retried, status_when, until};
-use crate::machines::Journal;
+use crate::machines::{Journal, PANIC};
 
 #[tokio::test]
 async fn a_command_is_applied_everywhere_and_answered_with_its_result() {
@@ -28,6 +28,19 @@ async fn a_follower_hands_a_command_on() {
     let proposed = retried("a proposal", || follower.propose("handed on")).await;
     assert_eq!(proposed.answer, Some(0_u64.to_be_bytes().to_vec()));
     cluster.agreed(1).await;
+}
+
+/// It stopped the node.
+#[tokio::test]
+async fn a_query_that_panics_ends_with_who_asked() {
+    let cluster = Cluster::of(&[1]).await;
+    let node = cluster.leader().await;
+    let asked = tokio::spawn(async move {
+        node.query(Consistency::Stale, |_| panic!("on purpose"))
+            .await
+    });
+    assert!(asked.await.unwrap_err().is_panic());
+    cluster.propose("still there").await;
 }
 
 /// A transport that repeats packets made two commands of one.
@@ -230,10 +243,12 @@ async fn a_node_whose_log_fails_is_dead_and_says_why() {
 async fn a_machine_that_panics_stops_its_node_and_nobody_waits_for_ever() {
     let cluster = Cluster::of(&[1]).await;
     let node = cluster.node(1);
-    let lost = node
-        .query(Consistency::Stale, |_| panic!("on purpose"))
-        .await;
-    assert!(matches!(lost, Err(RequestError::Stopped { .. })));
+    until("it leads", || async {
+        (node.leader().leader == 1).then_some(())
+    })
+    .await;
+    let lost = node.propose(PANIC).await;
+    assert_eq!(lost, Err(RequestError::OutcomeUnknown));
     let cause: Option<Arc<str>> = until("it has stopped", || async {
         let stopped = node.watch_stopped();
         let cause = stopped.borrow().clone();
