@@ -26,14 +26,16 @@ impl Inbox {
         }
     }
 
-    /// Takes a packet, without waiting. One of another cluster, for another node, or of a node
-    /// under an id that is not its own any more, is dropped.
-    pub fn receive(&self, packet: Packet) {
-        let Some(shared) = self.shared.upgrade() else {
-            return;
-        };
+    /// Takes a packet, without waiting.
+    ///
+    /// # Errors
+    /// It is of another cluster, for another node, or of a node under an id that is not its own
+    /// any more, and is dropped; the first of its kind is logged.
+    pub fn receive(&self, packet: Packet) -> Result<(), Refused> {
+        let shared = self.shared.upgrade().ok_or(Refused::Gone)?;
         let from = packet.from;
-        match shared.check(&packet) {
+        let checked = shared.check(&packet);
+        match checked {
             Ok(()) => shared.take(packet),
             Err(why) => {
                 shared.dropped.packets.fetch_add(1, Ordering::Relaxed);
@@ -42,6 +44,7 @@ impl Inbox {
                 }
             }
         }
+        checked
     }
 
     /// What was sent to this node did not arrive.
@@ -59,9 +62,39 @@ impl Inbox {
     }
 }
 
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// It is an answer to an earlier start of this node, or to nobody.
+    #[error("it answers what was not asked")]
+    NotAsked,
+    /// Another node is reached at that address by now.
+    #[error("it is for another node")]
+    OtherNode,
+    /// The receiver has another store than the sender thinks. raft would be told of entries that
+    /// this store never had.
+    #[error("it is for another store under this node's id")]
+    OtherStore,
+    /// The sender belongs to another cluster.
+    #[error("it is of another cluster")]
+    OtherCluster,
+    /// The sender has left the cluster.
+    #[error("its id belongs to a node that left")]
+    Left,
+    /// The sender's id belongs to another store.
+    #[error(
+        "its store is not the one of that node: a node that lost its disk joins under a new id"
+    )]
+    Wiped,
+    /// The receiver has ended.
+    #[error("the node has ended")]
+    Gone,
+}
+
 impl Shared {
     /// Whether this has not been said before; it would be with every packet.
-    fn is_new_refusal(&self, from: u64, why: &'static str) -> bool {
+    fn is_new_refusal(&self, from: u64, why: Refused) -> bool {
         let mut refusals = self.refusals.lock();
         if refusals.len() >= REFUSALS_MAX {
             refusals.clear();
@@ -69,11 +102,11 @@ impl Shared {
         refusals.insert((from, why))
     }
 
-    fn check(&self, packet: &Packet) -> Result<(), &'static str> {
+    fn check(&self, packet: &Packet) -> Result<(), Refused> {
         if let Body::Reply(reply) = &packet.body {
             // Its key was drawn here; a node that asks to join knows no more yet.
             let own = reply.key.incarnation == self.incarnation;
-            return own.then_some(()).ok_or("it answers what was not asked");
+            return own.then_some(()).ok_or(Refused::NotAsked);
         }
         let own = self.own();
         if let Body::Request(Request {
@@ -86,14 +119,13 @@ impl Shared {
             return Ok(());
         }
         if own.info.id == 0 || packet.to != own.info.id {
-            return Err("it is for another node");
+            return Err(Refused::OtherNode);
         }
         if !packet.to_store.is_empty() && packet.to_store != own.info.store_id {
-            // raft would be told of entries that this store never had.
-            return Err("it is for another store under this node's id");
+            return Err(Refused::OtherStore);
         }
         if packet.cluster_id != own.cluster_id {
-            return Err("it is of another cluster");
+            return Err(Refused::OtherCluster);
         }
         let book = self.book.read();
         if book.is_retired(packet.from) {
@@ -101,14 +133,11 @@ impl Shared {
             if packet.body != Body::Removed {
                 self.tell_removed(packet.from, packet.reply_address());
             }
-            return Err("its id belongs to a node that left");
+            return Err(Refused::Left);
         }
         match book.node(packet.from) {
             Some(known) if !known.store_id.is_empty() && known.store_id != packet.from_store => {
-                Err(
-                    "its store is not the one of that node: a node that lost its disk joins under \
-                     a new id",
-                )
+                Err(Refused::Wiped)
             }
             _ => Ok(()),
         }

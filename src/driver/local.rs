@@ -304,7 +304,8 @@ impl Wire {
 /// Outside of the lock: who receives may send.
 fn hand_in(inbox: Option<Inbox>, bytes: &[u8]) {
     match (inbox, Packet::decode(bytes)) {
-        (Some(inbox), Ok(packet)) => inbox.receive(packet),
+        // The node has logged it.
+        (Some(inbox), Ok(packet)) => drop(inbox.receive(packet)),
         (None, _) => {}
         (_, Err(e)) => log::warn!("a packet was lost: {e}"),
     }

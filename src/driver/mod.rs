@@ -40,7 +40,7 @@ pub use applier::{Answer, Applied, Applier, Change, Committed, SnapshotJob};
 pub use book::{Book, NodeInfo, Refusal};
 pub use error::{Error, Result};
 pub use identity::Identity;
-pub use inbox::Inbox;
+pub use inbox::{Inbox, Refused};
 pub use lifecycle::{Builder, JoinOptions, StartError};
 pub use local::{Faults, LocalNetwork, Traffic};
 pub use log_store::{DRIVER_FAMILY, LogStore, OnDurable, Writes};

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::book::{Book, NodeInfo};
+use super::inbox::Refused;
 use super::mailbox::Mailbox;
 use super::options::NodeOptions;
 use super::request::{Ask, Done, Ending, RequestError};
@@ -116,7 +117,7 @@ pub(crate) struct Shared {
     /// Where nodes that left were reached, to tell them so.
     pub departed: Mutex<HashMap<u64, NodeInfo>>,
     /// Of packets, by sender and reason.
-    pub refusals: Mutex<HashSet<(u64, &'static str)>>,
+    pub refusals: Mutex<HashSet<(u64, Refused)>>,
     pub dropped: Dropped,
     counts: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
