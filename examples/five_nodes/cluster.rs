@@ -15,8 +15,9 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 use raft_rocks::driver::{
-    Builder, Compaction, JoinOptions, Leadership, LocalNetwork, Node, NodeOptions, store_options,
+    Builder, Compaction, JoinOptions, LocalNetwork, Node, NodeOptions, Status, store_options,
 };
+use raft_rocks::raft::StateRole;
 use raft_rocks::{CommitStats, Options, RaftMachineStorage};
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -49,14 +50,13 @@ pub fn open_store(dir: &Path, id: u64) -> raft_rocks::Result<RaftMachineStorage>
 /// The nodes that run, as clients see them.
 pub type Nodes = Arc<Mutex<BTreeMap<u64, Node<Machine>>>>;
 
-/// Where a node stands.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Standing {
-    pub is_voter: bool,
-    pub term: u64,
-    pub first: u64,
-    pub last: u64,
-    pub applied: u64,
+/// What the nodes that run say of themselves.
+pub type Seen = BTreeMap<u64, Status>;
+
+/// Who takes itself for the leader, in the newest term.
+pub fn leader(seen: &Seen) -> Option<&Status> {
+    let leading = seen.values().filter(|of| of.role == StateRole::Leader);
+    leading.max_by_key(|of| of.term)
 }
 
 pub struct Cluster {
@@ -64,7 +64,7 @@ pub struct Cluster {
     compaction: Compaction,
     network: LocalNetwork,
     pub nodes: Nodes,
-    /// Second handles of the stores of the nodes that run, to look at.
+    /// Second handles of the stores of the nodes that run, for their statistics.
     stores: BTreeMap<u64, RaftMachineStorage>,
     /// Nodes that needed a snapshot because they had fallen behind the others' logs.
     pub catch_ups: Arc<AtomicU64>,
@@ -150,8 +150,7 @@ impl Cluster {
 
     /// Stops all nodes in good order. The leader goes last: it would hand leadership over, and
     /// the nodes that are down already would not hear of the new term.
-    pub async fn shut_down(&mut self) {
-        let leader = self.leader().map_or(0, |known| known.leader);
+    pub async fn shut_down(&mut self, leader: u64) {
         let followers = node_ids().filter(|id| *id != leader);
         for id in followers.chain([leader]) {
             if let Some(node) = self.take(id) {
@@ -172,36 +171,15 @@ impl Cluster {
         self.nodes.lock().remove(&id)
     }
 
-    /// Why a node has stopped that nobody has told to.
-    pub fn failure(&self) -> Option<String> {
-        let nodes = self.nodes.lock();
-        nodes.iter().find_map(|(id, node)| {
-            let cause = node.watch_stopped().borrow().clone()?;
-            Some(format!("node {id} stopped by itself: {cause}"))
-        })
-    }
-
-    /// The node that takes itself for the leader, in the newest term.
-    pub fn leader(&self) -> Option<Leadership> {
-        let nodes = self.nodes.lock();
-        let known = nodes.iter().map(|(id, node)| (*id, node.leader()));
-        let leading = known.filter(|(id, known)| known.leader == *id);
-        let leading = leading.map(|(_, known)| known);
-        leading.max_by_key(|known| known.term)
-    }
-
-    /// Where the nodes stand that run.
-    pub fn standings(&self) -> BTreeMap<u64, Standing> {
-        let standing = |(id, store): (&u64, &RaftMachineStorage)| {
-            let standing = Standing {
-                is_voter: store.conf_state().voters.contains(id),
-                term: store.hard_state().term,
-                first: store.first_index(),
-                last: store.last_index(),
-                applied: store.applied_index(),
-            };
-            (*id, standing)
-        };
-        self.stores.iter().map(standing).collect()
+    /// Asks the nodes that run where they stand; an error when one has stopped by itself.
+    pub async fn look(&self) -> Result<Seen, Failure> {
+        let nodes = self.nodes.lock().clone();
+        let mut seen = Seen::new();
+        for (id, node) in nodes {
+            let status = node.status().await;
+            let status = status.map_err(|e| format!("node {id}: {e}"))?;
+            seen.insert(id, status.raft);
+        }
+        Ok(seen)
     }
 }

@@ -237,34 +237,27 @@ mod tests {
 
     #[test]
     fn each_difference_is_found() {
-        let other_value = |node: &mut Contents| node.pairs.insert(put_key(1), put_value(2));
-        assert_eq!(found(|_| {}), (0, 0), "equal nodes");
-        assert_eq!(
-            found(|node| node.entries[0].term = 1),
-            (0, 1),
-            "entry's term"
-        );
-        assert_eq!(found(|node| node.entries[0].data = vec![0].into()), (1, 1));
-        assert_eq!(found(|node| drop(node.entries.pop())), (1, 1), "an entry");
-        assert_eq!(found(|node| node.voters.clear()), (0, 1), "voters");
-        assert_eq!(found(|node| node.term = 3), (0, 1), "another term");
-        assert_eq!(
-            found(|node| node.term = 1),
-            (0, 2),
-            "a term behind the log's"
-        );
-        assert_eq!(
-            found(|node| node.history.checksum = 4),
-            (0, 1),
-            "another order"
-        );
-        assert_eq!(found(|node| node.history.puts = 4), (0, 2), "applied twice");
-        assert_eq!(found(|node| drop(node.pairs.remove(&put_key(1)))), (1, 2));
-        assert_eq!(
-            found(|node| drop(other_value(node))),
-            (1, 2),
-            "nobody's value"
-        );
+        type Case = (&'static str, fn(&mut Contents), (usize, usize));
+        let cases: [Case; 11] = [
+            ("equal nodes", |_| {}, (0, 0)),
+            ("term of an entry", |of| of.entries[0].term = 1, (0, 1)),
+            ("data", |of| of.entries[0].data = vec![0].into(), (1, 1)),
+            ("missing entry", |of| drop(of.entries.pop()), (1, 1)),
+            ("voters", |of| of.voters.clear(), (0, 1)),
+            ("another term", |of| of.term = 3, (0, 1)),
+            ("term behind the log's", |of| of.term = 1, (0, 2)),
+            ("another order", |of| of.history.checksum = 4, (0, 1)),
+            ("applied twice", |of| of.history.puts = 4, (0, 2)),
+            ("no pair", |of| drop(of.pairs.remove(&put_key(1))), (1, 2)),
+            (
+                "no value",
+                |of| of.pairs.values_mut().for_each(String::clear),
+                (3, 6),
+            ),
+        ];
+        for (name, damage, expected) in cases {
+            assert_eq!(found(damage), expected, "{name}");
+        }
     }
 
     #[test]

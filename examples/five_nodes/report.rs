@@ -9,7 +9,7 @@ use raft_rocks::CommitStats;
 use serde_json::json;
 
 use crate::Failure;
-use crate::cluster::{Cluster, NODES};
+use crate::cluster::{NODES, Seen, leader};
 use crate::compare::{Contents, Findings};
 
 /// Lines, and on a terminal a bar below them.
@@ -33,14 +33,14 @@ impl Progress {
         }
     }
 
-    pub fn update(&self, acknowledged: u64, cluster: &Cluster) {
-        let up = cluster.nodes.lock().len();
-        let leader = match cluster.leader() {
-            Some(known) => format!("leader {} of term {}", known.leader, known.term),
+    pub fn update(&self, acknowledged: u64, seen: &Seen) {
+        let leader = match leader(seen) {
+            Some(of) => format!("leader {} of term {}", of.id, of.term),
             None => "no leader".to_owned(),
         };
         self.0.set_position(acknowledged);
-        self.0.set_message(format!("{up} of {NODES} up, {leader}"));
+        self.0
+            .set_message(format!("{} of {NODES} up, {leader}", seen.len()));
     }
 
     pub fn finish(&self) {

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use raft_rocks::driver::Status;
 use tokio::time::timeout;
 
 use crate::client::{Client, WINDOW};
-use crate::cluster::{Cluster, NODES, Standing, node_ids};
+use crate::cluster::{Cluster, NODES, Seen, leader, node_ids};
 use crate::compare::{self, Findings};
 use crate::outages::{self, Outage};
 use crate::report::{self, Progress, Summary};
@@ -28,14 +29,21 @@ pub async fn run(arguments: &Arguments, dir: &Path) -> Summary {
         cluster,
         progress: Progress::new(puts),
         restarts: 0,
+        phase: "",
+        seen: Seen::new(),
     };
-    let worked = run.work().await;
+    let worked = timeout(Duration::from_secs(arguments.seconds), run.work()).await;
     // After a failure nodes may be running still.
     run.cluster.halt(&node_ids().collect::<Vec<_>>()).await;
     run.progress.finish();
     let (findings, failure) = match worked {
-        Ok(findings) => (Some(findings), None),
-        Err(failure) => (None, Some(failure.to_string())),
+        Ok(Ok(findings)) => (Some(findings), None),
+        Ok(Err(failure)) => (None, Some(failure.to_string())),
+        Err(_) => {
+            let (seconds, phase, seen) = (arguments.seconds, run.phase, run.seen);
+            let failure = format!("gave up after {seconds} s, {phase}; seen last: {seen:?}");
+            (None, Some(failure))
+        }
     };
     let mut summary = Summary {
         seed: arguments.seed,
@@ -58,16 +66,24 @@ pub async fn run(arguments: &Arguments, dir: &Path) -> Summary {
 /// What makes a run that came to its end a failure all the same.
 fn objection(arguments: &Arguments, summary: &Summary) -> Option<&'static str> {
     let findings = summary.findings.as_ref()?;
-    if findings.lost > 0 || findings.diverged > 0 {
-        return Some("the nodes do not hold what they should");
-    }
-    if summary.acknowledged < arguments.puts {
-        return Some("not every put was acknowledged");
-    }
-    if summary.restarts < arguments.restarts {
-        return Some("there were fewer restarts than asked for");
-    }
-    (summary.catch_ups == 0).then_some("no node had to catch up by a snapshot")
+    let objections = [
+        (findings.lost > 0, "acknowledged puts are lost"),
+        (findings.diverged > 0, "the nodes differ"),
+        (
+            summary.acknowledged < arguments.puts,
+            "not every put was acknowledged",
+        ),
+        (
+            summary.restarts < arguments.restarts,
+            "there were fewer restarts than asked for",
+        ),
+        (
+            summary.catch_ups == 0,
+            "no node had to catch up by a snapshot",
+        ),
+    ];
+    let objection = objections.into_iter().find(|(applies, _)| *applies);
+    objection.map(|(_, objection)| objection)
 }
 
 struct Run {
@@ -78,6 +94,9 @@ struct Run {
     cluster: Cluster,
     progress: Progress,
     restarts: u64,
+    /// What is being waited for, and what was seen last, should it take too long.
+    phase: &'static str,
+    seen: Seen,
 }
 
 impl Run {
@@ -93,7 +112,8 @@ impl Run {
         self.put_until("putting the last pairs", puts, |_| false)
             .await?;
         self.settle().await?;
-        self.cluster.shut_down().await;
+        let leader = self.leader().await?;
+        self.cluster.shut_down(leader).await;
         self.progress.finish();
         let nodes = compare::read_all(&self.dir)?;
         report::print_nodes(&nodes);
@@ -108,8 +128,8 @@ impl Run {
         for id in node_ids().skip(1) {
             self.cluster.join(id).await?;
             self.until("making a node a voter", |run| {
-                let standings = run.cluster.standings();
-                standings.get(&id).is_some_and(|of| of.is_voter)
+                let of = run.seen.get(&id);
+                of.is_some_and(|of| of.conf_state.voters.contains(&id))
             })
             .await?;
             let line = format!("node {id} has joined as a learner, caught up, and votes");
@@ -126,7 +146,9 @@ impl Run {
         let (victims, ids) = outage.choose(self.leader().await?);
         let names: Vec<String> = ids.iter().map(u64::to_string).collect();
         let names = names.join(", ");
-        let left = self.cluster.standings();
+        let applied = self.applied();
+        let last = ids.iter().filter_map(|id| self.seen.get(id));
+        let last = last.map(|of| of.last_index).max().unwrap_or(0);
         // It finds proposals under way.
         self.client.let_through(self.client.acknowledged() + WINDOW);
         self.cluster.halt(&ids).await;
@@ -134,20 +156,17 @@ impl Run {
         let line = format!("at {since} puts {victims} halted: node {names}");
         self.progress.line(&line);
 
-        let last = ids.iter().filter_map(|id| left.get(id)).map(|of| of.last);
-        let last = last.min().unwrap_or(0);
+        // With what was under way.
+        let last = last + 2 * WINDOW;
         let is_behind = |run: &Run| {
-            let mut others = run.cluster.standings().into_values();
-            outage.puts.is_none() && others.all(|of| of.first > last + 1)
+            let mut others = run.seen.values();
+            outage.puts.is_none() && others.all(|of| of.first_index > last + 1)
         };
         let puts = outage.puts.map(|puts| since + puts);
         let puts = puts.unwrap_or(outages::end(self.arguments.puts));
         self.put_until("putting pairs in an outage", puts, is_behind)
             .await?;
 
-        let standings = self.cluster.standings();
-        let all = left.values().chain(standings.values());
-        let level = all.map(|of| of.applied).max().unwrap_or(0);
         self.client.let_through(next + WINDOW);
         let acknowledged = self.client.acknowledged();
         let behind = match outage.puts {
@@ -156,70 +175,74 @@ impl Run {
         };
         let line = format!("at {acknowledged} puts back: node {names}{behind}");
         self.progress.line(&line);
+        let level = self.applied().max(applied);
         for id in &ids {
             self.cluster.reopen(*id).await?;
             self.restarts += 1;
         }
         self.until("waiting for nodes to catch up", |run| {
-            let mut standings = run.cluster.standings().into_values();
-            standings.all(|of| of.applied >= level)
+            run.seen.values().all(|of| of.applied >= level)
         })
         .await
     }
 
+    /// By the nodes that are furthest.
+    fn applied(&self) -> u64 {
+        let applied = self.seen.values().map(|of| of.applied);
+        applied.max().unwrap_or(0)
+    }
+
     async fn leader(&mut self) -> Result<u64, Failure> {
-        self.until("waiting for a leader", |run| run.cluster.leader().is_some())
+        self.until("waiting for a leader", |run| leader(&run.seen).is_some())
             .await?;
-        Ok(self.cluster.leader().map_or(0, |known| known.leader))
+        Ok(leader(&self.seen).map_or(0, |of| of.id))
     }
 
     /// Until so many puts are acknowledged, or something else is so.
     async fn put_until(
         &mut self,
-        what: &str,
+        phase: &'static str,
         puts: u64,
         or: impl Fn(&Run) -> bool,
     ) -> Result<(), Failure> {
         let puts = puts.min(self.arguments.puts);
         self.client.let_through(puts + WINDOW);
         let is_over = |run: &Run| run.client.acknowledged() >= puts || or(run);
-        self.until(what, is_over).await
+        self.until(phase, is_over).await
     }
 
     /// Until all nodes follow one leader and have applied the same log to its end.
     async fn settle(&mut self) -> Result<(), Failure> {
         self.until("waiting for all nodes to have applied everything", |run| {
-            let standings: Vec<Standing> = run.cluster.standings().into_values().collect();
-            let one = standings.first().copied().unwrap_or_default();
-            let state = (one.term, one.last, one.last);
-            let is_level = |of: &Standing| (of.term, of.last, of.applied) == state;
-            let leader = run.cluster.leader();
-            leader.is_some_and(|known| known.term == one.term)
-                && standings.len() as u64 == NODES
-                && standings.iter().all(is_level)
+            let Some(leader) = leader(&run.seen) else {
+                return false;
+            };
+            let state = (leader.id, leader.term, leader.last_index, leader.last_index);
+            let is_level = |of: &Status| (of.leader, of.term, of.last_index, of.applied) == state;
+            run.seen.len() as u64 == NODES && run.seen.values().all(is_level)
         })
         .await
     }
 
-    /// Looks until it is so; an error when a node has failed or the time is up.
-    async fn until(&mut self, what: &str, is_so: impl Fn(&Run) -> bool) -> Result<(), Failure> {
-        while !is_so(self) {
-            let acknowledged = self.client.acknowledged();
-            self.progress.update(acknowledged, &self.cluster);
-            let refusal = self.client.told.borrow().refusal.clone();
-            if let Some(failure) = refusal.or_else(|| self.cluster.failure()) {
-                return Err(failure.into());
+    /// Looks until it is so; an error when a node or the client has failed.
+    async fn until(
+        &mut self,
+        phase: &'static str,
+        is_so: impl Fn(&Run) -> bool,
+    ) -> Result<(), Failure> {
+        self.phase = phase;
+        loop {
+            self.seen = self.cluster.look().await?;
+            self.progress.update(self.client.acknowledged(), &self.seen);
+            if let Some(refusal) = &self.client.told.borrow().refusal {
+                return Err(refusal.as_str().into());
             }
-            let seconds = self.begin.elapsed().as_secs();
-            if seconds >= self.arguments.seconds {
-                let nodes = self.cluster.standings();
-                let where_it_was = format!("{what}, {acknowledged} puts acknowledged: {nodes:?}");
-                return Err(format!("gave up after {seconds} s, {where_it_was}").into());
+            if is_so(self) {
+                return Ok(());
             }
             // Whichever comes first.
             let _ = timeout(PASS, self.client.told.changed()).await;
         }
-        Ok(())
     }
 }
 
