@@ -1,52 +1,15 @@
-//! What the demo shows: progress while it runs, a table and a summary at its end.
+//! What is left of a run: two tables, and a summary for programs.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use raft_rocks::CommitStats;
 use serde_json::json;
 
 use crate::Failure;
-use crate::cluster::{NODES, Seen, leader};
+use crate::cluster::NODES;
 use crate::compare::{Contents, Findings};
-
-/// Lines, and on a terminal a bar below them.
-pub struct Progress(ProgressBar);
-
-impl Progress {
-    pub fn new(puts: u64) -> Self {
-        let bar = ProgressBar::new(puts);
-        let template = "{elapsed_precise} [{bar:20}] {pos}/{len} puts  {msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        Progress(bar)
-    }
-
-    pub fn line(&self, line: &str) {
-        let line = format!("{:5.1} s  {line}", self.0.elapsed().as_secs_f64());
-        match self.0.is_hidden() {
-            true => eprintln!("{line}"),
-            false => self.0.println(line),
-        }
-    }
-
-    pub fn update(&self, acknowledged: u64, seen: &Seen) {
-        let leader = match leader(seen) {
-            Some(of) => format!("leader {} of term {}", of.id, of.term),
-            None => "no leader".to_owned(),
-        };
-        self.0.set_position(acknowledged);
-        self.0
-            .set_message(format!("{} of {NODES} up, {leader}", seen.len()));
-    }
-
-    pub fn finish(&self) {
-        self.0.finish_and_clear();
-    }
-}
 
 /// What came of a run. What is `None` was not reached.
 #[derive(Debug, Default)]

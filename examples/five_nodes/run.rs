@@ -11,7 +11,7 @@ use crate::client::{Client, WINDOW};
 use crate::cluster::{Cluster, NODES, Seen, leader, node_ids};
 use crate::compare::{self, Findings};
 use crate::outages::{self, Outage};
-use crate::report::{self, Progress, Summary};
+use crate::report::{self, Summary};
 use crate::{Arguments, Failure};
 
 /// How long to wait for the client to be told something before looking at the nodes again.
@@ -27,7 +27,6 @@ pub async fn run(arguments: &Arguments, dir: &Path) -> Summary {
         begin: Instant::now(),
         client: Client::new(&cluster.nodes, puts),
         cluster,
-        progress: Progress::new(puts),
         restarts: 0,
         phase: "",
         seen: Seen::new(),
@@ -35,7 +34,6 @@ pub async fn run(arguments: &Arguments, dir: &Path) -> Summary {
     let worked = timeout(Duration::from_secs(arguments.seconds), run.work()).await;
     // After a failure nodes may be running still.
     run.cluster.halt(&node_ids().collect::<Vec<_>>()).await;
-    run.progress.finish();
     let (findings, failure) = match worked {
         Ok(Ok(findings)) => (Some(findings), None),
         Ok(Err(failure)) => (None, Some(failure.to_string())),
@@ -66,24 +64,13 @@ pub async fn run(arguments: &Arguments, dir: &Path) -> Summary {
 /// What makes a run that came to its end a failure all the same.
 fn objection(arguments: &Arguments, summary: &Summary) -> Option<&'static str> {
     let findings = summary.findings.as_ref()?;
-    let objections = [
-        (findings.lost > 0, "acknowledged puts are lost"),
-        (findings.diverged > 0, "the nodes differ"),
-        (
-            summary.acknowledged < arguments.puts,
-            "not every put was acknowledged",
-        ),
-        (
-            summary.restarts < arguments.restarts,
-            "there were fewer restarts than asked for",
-        ),
-        (
-            summary.catch_ups == 0,
-            "no node had to catch up by a snapshot",
-        ),
-    ];
-    let objection = objections.into_iter().find(|(applies, _)| *applies);
-    objection.map(|(_, objection)| objection)
+    if findings.lost > 0 || findings.diverged > 0 {
+        return Some("the nodes do not hold what they should");
+    }
+    if summary.restarts < arguments.restarts {
+        return Some("there were fewer restarts than asked for");
+    }
+    (summary.catch_ups == 0).then_some("no node had to catch up by a snapshot")
 }
 
 struct Run {
@@ -92,7 +79,6 @@ struct Run {
     begin: Instant,
     client: Client,
     cluster: Cluster,
-    progress: Progress,
     restarts: u64,
     /// What is being waited for, and what was seen last, should it take too long.
     phase: &'static str,
@@ -112,9 +98,9 @@ impl Run {
         self.put_until("putting the last pairs", puts, |_| false)
             .await?;
         self.settle().await?;
+        self.say("all nodes are level; their directories are opened again when they are down");
         let leader = self.leader().await?;
         self.cluster.shut_down(leader).await;
-        self.progress.finish();
         let nodes = compare::read_all(&self.dir)?;
         report::print_nodes(&nodes);
         compare::compare(&nodes, puts, &self.client.told.borrow().acknowledged)
@@ -124,7 +110,7 @@ impl Run {
     async fn form_cluster(&mut self) -> Result<(), Failure> {
         self.cluster.bootstrap().await?;
         self.leader().await?;
-        self.progress.line("node 1 leads a cluster of one");
+        self.say("node 1 leads a cluster of one");
         for id in node_ids().skip(1) {
             self.cluster.join(id).await?;
             self.until("making a node a voter", |run| {
@@ -132,8 +118,7 @@ impl Run {
                 of.is_some_and(|of| of.conf_state.voters.contains(&id))
             })
             .await?;
-            let line = format!("node {id} has joined as a learner, caught up, and votes");
-            self.progress.line(&line);
+            self.say(&format!("node {id} joined, has caught up, and votes"));
         }
         Ok(())
     }
@@ -153,8 +138,7 @@ impl Run {
         self.client.let_through(self.client.acknowledged() + WINDOW);
         self.cluster.halt(&ids).await;
         let since = self.client.acknowledged();
-        let line = format!("at {since} puts {victims} halted: node {names}");
-        self.progress.line(&line);
+        self.say(&format!("{victims} halted: node {names}"));
 
         // With what was under way.
         let last = last + 2 * WINDOW;
@@ -168,13 +152,11 @@ impl Run {
             .await?;
 
         self.client.let_through(next + WINDOW);
-        let acknowledged = self.client.acknowledged();
         let behind = match outage.puts {
             None => ", which the others' logs have left behind",
             Some(_) => "",
         };
-        let line = format!("at {acknowledged} puts back: node {names}{behind}");
-        self.progress.line(&line);
+        self.say(&format!("back: node {names}{behind}"));
         let level = self.applied().max(applied);
         for id in &ids {
             self.cluster.reopen(*id).await?;
@@ -184,6 +166,12 @@ impl Run {
             run.seen.values().all(|of| of.applied >= level)
         })
         .await
+    }
+
+    fn say(&self, what: &str) {
+        let (seconds, puts) = (self.begin.elapsed().as_secs_f64(), self.arguments.puts);
+        let acknowledged = self.client.acknowledged();
+        println!("{seconds:5.1} s  {acknowledged:4} of {puts} puts  {what}");
     }
 
     /// By the nodes that are furthest.
@@ -233,7 +221,6 @@ impl Run {
         self.phase = phase;
         loop {
             self.seen = self.cluster.look().await?;
-            self.progress.update(self.client.acknowledged(), &self.seen);
             if let Some(refusal) = &self.client.told.borrow().refusal {
                 return Err(refusal.as_str().into());
             }
