@@ -141,8 +141,7 @@ impl Findings {
         let proposed: BTreeMap<_, _> = (0..puts).map(|n| (put_key(n), put_value(n))).collect();
         let keys: BTreeSet<&String> = nodes.iter().flat_map(|node| node.pairs.keys()).collect();
         for key in keys {
-            let value = |node: &'_ Contents| node.pairs.get(key).cloned();
-            self.compare(nodes, &format!("pair {key}"), value);
+            self.compare(nodes, &format!("pair {key}"), |node| node.pairs.get(key));
             let is_foreign = |value: &String| Some(value) != proposed.get(key);
             let mut nodes = nodes.iter();
             if let Some(node) = nodes.find(|node| node.pairs.get(key).is_some_and(is_foreign)) {
