@@ -59,6 +59,17 @@ pub fn leader(seen: &Seen) -> Option<&Status> {
     leading.max_by_key(|of| of.term)
 }
 
+/// For people.
+pub fn describe(seen: &Seen) -> String {
+    let one = |of: &Status| {
+        let log = format!("log {}..={}", of.first_index, of.last_index);
+        let (id, role, term, applied) = (of.id, of.role, of.term, of.applied);
+        format!("node {id}: {role:?} of term {term}, {log}, applied {applied}")
+    };
+    let all: Vec<String> = seen.values().map(one).collect();
+    all.join("; ")
+}
+
 pub struct Cluster {
     dir: PathBuf,
     compaction: Compaction,

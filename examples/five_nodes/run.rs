@@ -8,7 +8,7 @@ use raft_rocks::driver::Status;
 use tokio::time::timeout;
 
 use crate::client::{Client, WINDOW};
-use crate::cluster::{Cluster, NODES, Seen, leader, node_ids};
+use crate::cluster::{Cluster, NODES, Seen, describe, leader, node_ids};
 use crate::compare::{self, Findings};
 use crate::outages::{self, Outage};
 use crate::report::{self, Summary};
@@ -38,8 +38,8 @@ pub async fn run(arguments: &Arguments, dir: &Path) -> Summary {
         Ok(Ok(findings)) => (Some(findings), None),
         Ok(Err(failure)) => (None, Some(failure.to_string())),
         Err(_) => {
-            let (seconds, phase, seen) = (arguments.seconds, run.phase, run.seen);
-            let failure = format!("gave up after {seconds} s, {phase}; seen last: {seen:?}");
+            let (seconds, seen) = (arguments.seconds, describe(&run.seen));
+            let failure = format!("gave up after {seconds} s, {}: {seen}", run.phase);
             (None, Some(failure))
         }
     };
