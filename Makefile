@@ -28,7 +28,7 @@ setup: ## Installs what this machine lacks to build and test (Debian, Ubuntu), o
 	@scripts/setup
 
 demo: setup ## Runs five nodes, stops and reopens them under load, and compares what they hold
-	@$(STAGE) "demo: five nodes" cargo run $(LOCKED) --example five_nodes
+	@$(STAGE) "demo: five nodes" cargo run --features driver $(LOCKED) --example five_nodes
 
 test: setup ## Runs what CI runs: format, lints, all tests with both codecs, documents, package
 	@$(STAGE) "format" cargo fmt --all --check

@@ -1,162 +1,144 @@
-//! The client: proposes to the leader, proposes again what got no answer, and remembers what
-//! was acknowledged.
+//! The client: puts pairs through any node that runs, proposes again what got no answer, and
+//! remembers what was acknowledged.
 //!
-//! Each put has a key of its own, so that one which ends up in the log twice (its answer was
-//! lost, and it was proposed again) changes nothing, and is acknowledged once.
+//! A proposal whose answer was lost may have been applied. It is repeated under the same session
+//! and number, so that it is applied once however often it ends up in the log.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::machine::put_command;
-use crate::network::{Command, Mail, Network, Outcome, Proposal, ProposalId, Reply};
+use raft_rocks::driver::{Node, RequestError, Session};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
-/// How many proposals are under way at a time.
-pub const WINDOW: usize = 16;
+use crate::cluster::Nodes;
+use crate::machine::{Machine, put_command};
+
+/// How many puts are under way at a time.
+pub const WINDOW: u64 = 16;
 /// Longer than a proposal takes, shorter than an election.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
-/// How long to leave a node alone that has just dropped a proposal.
-const PAUSE: Duration = Duration::from_millis(20);
+/// How long to wait before asking another node: an election takes ten times as long.
+const PAUSE: Duration = Duration::from_millis(100);
 
-pub fn put_key(number: usize) -> String {
+pub fn put_key(number: u64) -> String {
     format!("key-{number:06}")
 }
 
-pub fn put_value(number: usize) -> String {
+pub fn put_value(number: u64) -> String {
     format!("value-of-{number}")
 }
 
-struct UnderWay {
-    attempt: u64,
-    deadline: Instant,
+/// What the client was told.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The puts that were acknowledged, each with its index in the log.
+    pub acknowledged: BTreeMap<u64, u64>,
+    /// Attempts beyond the first of each put.
+    pub retries: u64,
+    /// A refusal that no repetition changes.
+    pub refusal: Option<String>,
 }
 
 pub struct Client {
-    network: Arc<Network>,
-    commands: Vec<Command>,
-    waiting: VecDeque<usize>,
-    under_way: BTreeMap<usize, UnderWay>,
-    acknowledged: BTreeSet<usize>,
-    attempts: u64,
-    retries: u64,
-    not_before: Instant,
-    replies: SyncSender<Reply>,
-    answers: Receiver<Reply>,
+    end: watch::Sender<u64>,
+    pub told: watch::Receiver<Told>,
+    /// They end with the client.
+    _workers: JoinSet<()>,
 }
 
 impl Client {
-    pub fn new(network: Arc<Network>, commands: Vec<Command>) -> Self {
-        let (replies, answers) = sync_channel(4 * WINDOW);
+    /// One that is to put `puts` pairs, and waits until some of them are let through.
+    pub fn new(nodes: &Nodes, puts: u64) -> Self {
+        let (end, to_do) = watch::channel(0);
+        let (tell, told) = watch::channel(Told::default());
+        let next = Arc::new(AtomicU64::new(0));
+        let workers = (1..=WINDOW).map(|id| Worker {
+            // Unique in the cluster; clients that come and go draw it at random.
+            client: id,
+            nodes: Arc::clone(nodes),
+            next: Arc::clone(&next),
+            to_do: to_do.clone(),
+            tell: tell.clone(),
+        });
         Client {
-            network,
-            waiting: (0..commands.len()).collect(),
-            commands,
-            under_way: BTreeMap::new(),
-            acknowledged: BTreeSet::new(),
-            attempts: 0,
-            retries: 0,
-            not_before: Instant::now(),
-            replies,
-            answers,
+            end,
+            told,
+            _workers: workers.map(|worker| worker.put_all(puts)).collect(),
         }
     }
 
-    pub fn puts(network: Arc<Network>, puts: usize) -> Self {
-        let command = |number| Command::Put(put_command(&put_key(number), &put_value(number)));
-        Client::new(network, (0..puts).map(command).collect())
+    /// Lets the puts before `end` through, for now.
+    pub fn let_through(&self, end: u64) {
+        self.end.send_replace(end);
     }
 
-    pub fn acknowledged(&self) -> &BTreeSet<usize> {
-        &self.acknowledged
+    pub fn acknowledged(&self) -> u64 {
+        self.told.borrow().acknowledged.len() as u64
     }
+}
 
-    pub fn is_done(&self) -> bool {
-        self.acknowledged.len() == self.commands.len()
-    }
+/// Puts one pair after the other.
+struct Worker {
+    client: u64,
+    nodes: Nodes,
+    next: Arc<AtomicU64>,
+    to_do: watch::Receiver<u64>,
+    tell: watch::Sender<Told>,
+}
 
-    /// Attempts beyond the first of each proposal.
-    pub fn retries(&self) -> u64 {
-        self.retries
-    }
-
-    /// Takes in answers, waiting for the first until `wait`, then proposes what there is room
-    /// for: whatever the caller does next, it does with proposals under way.
-    ///
-    /// Of the proposals those before `end` are let through.
-    pub fn work(&mut self, wait: Duration, end: usize) {
-        if let Ok(reply) = self.answers.recv_timeout(wait) {
-            self.take_in(reply);
-        }
-        while let Ok(reply) = self.answers.try_recv() {
-            self.take_in(reply);
-        }
-        self.give_up_waiting();
-        self.fill_window(end);
-    }
-
-    fn give_up_waiting(&mut self) {
-        let now = Instant::now();
-        let late = self
-            .under_way
-            .extract_if(.., |_, under_way| under_way.deadline <= now);
-        let late: Vec<usize> = late.map(|(number, _)| number).collect();
-        self.retries += late.len() as u64;
-        self.waiting.extend(late);
-    }
-
-    fn fill_window(&mut self, end: usize) {
-        let now = Instant::now();
-        if now < self.not_before {
-            return;
-        }
-        let Some(leader) = self.network.leader() else {
-            return;
-        };
-        while self.under_way.len() < WINDOW {
-            let Some(next) = self.waiting.iter().position(|number| *number < end) else {
-                return;
-            };
-            let Some(number) = self.waiting.remove(next) else {
-                return;
-            };
-            let Some(command) = self.commands.get(number) else {
-                return;
-            };
-            self.attempts += 1;
-            let attempt = self.attempts;
-            let proposal = Proposal {
-                id: ProposalId { number, attempt },
-                command: command.clone(),
-                replies: self.replies.clone(),
-            };
-            if !self.network.send(leader, Mail::Propose(proposal)) {
-                self.waiting.push_front(number);
-                self.not_before = now + PAUSE;
+impl Worker {
+    async fn put_all(mut self, puts: u64) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let is_let_through = self.to_do.wait_for(|end| *end > number).await.is_ok();
+            if number >= puts || !is_let_through {
                 return;
             }
-            let deadline = now + ANSWER_TIME_MAX;
-            self.under_way
-                .insert(number, UnderWay { attempt, deadline });
+            let put = self.put(number).await;
+            self.tell.send_modify(|told| match put {
+                Ok(index) => drop(told.acknowledged.insert(number, index)),
+                Err(e) => told.refusal = Some(format!("put {number}: {e}")),
+            });
         }
     }
 
-    fn take_in(&mut self, reply: Reply) {
-        let ProposalId { number, attempt } = reply.id;
-        let is_current = self
-            .under_way
-            .get(&number)
-            .is_some_and(|u| u.attempt == attempt);
-        if reply.outcome == Outcome::Applied {
-            // Also of an attempt that was given up: it is applied all the same.
-            self.acknowledged.insert(number);
-            self.under_way.remove(&number);
-            self.waiting.retain(|waiting| *waiting != number);
-        } else if is_current {
-            self.under_way.remove(&number);
-            self.retries += 1;
-            self.waiting.push_back(number);
-            self.not_before = Instant::now() + PAUSE;
+    /// Until it is acknowledged; its index in the log.
+    async fn put(&self, number: u64) -> Result<u64, RequestError> {
+        let session = Session {
+            client: self.client,
+            sequence: number,
+        };
+        let command = put_command(&put_key(number), &put_value(number));
+        let mut attempt = number;
+        loop {
+            if let Some(node) = self.node(attempt) {
+                let proposed = node.propose_in(session, command.clone());
+                match timeout(ANSWER_TIME_MAX, proposed).await {
+                    Ok(Ok(proposed)) => return Ok(proposed.index),
+                    Ok(Err(e)) if !is_to_be_repeated(&e) => return Err(e),
+                    Ok(Err(_)) | Err(_) => self.tell.send_modify(|told| told.retries += 1),
+                }
+            }
+            attempt += 1;
+            sleep(PAUSE).await;
         }
     }
+
+    /// Each attempt asks another node: whoever is asked hands the command on to the leader.
+    fn node(&self, attempt: u64) -> Option<Node<Machine>> {
+        let nodes = self.nodes.lock();
+        let place = attempt.checked_rem(nodes.len() as u64)?;
+        nodes.values().nth(place as usize).cloned()
+    }
+}
+
+fn is_to_be_repeated(error: &RequestError) -> bool {
+    let elsewhere = matches!(error, RequestError::Stopped { .. });
+    // Only because of the session.
+    let is_unknown = *error == RequestError::OutcomeUnknown;
+    error.is_retryable() || is_unknown || elsewhere
 }

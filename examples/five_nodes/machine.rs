@@ -1,25 +1,27 @@
-//! The state machine: pairs of strings, kept in column families of the node's own store.
+//! The state machine: pairs of strings, in memory to be read and in column families of the node's
+//! own store to survive.
 //!
-//! Nothing of it is held in memory that a restart would have to rebuild: the pairs, the history
-//! below and the applied index change in one write, so that after a restart the pairs are those
-//! of the stored applied index, no entry is applied twice, and none is left out.
+//! It is one of [`Durability::Shared`]: what a command changes is handed to the driver, which
+//! writes it in one batch with the applied index. So after a restart the pairs are those of the
+//! stored applied index, nothing is applied twice, and nothing has to be replayed.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use raft_rocks::raft::eraftpb::Entry;
-use raft_rocks::rocksdb::{ColumnFamily, IteratorMode};
-use raft_rocks::{Batch, RaftMachineStorage};
+use raft_rocks::RaftMachineStorage;
+use raft_rocks::driver::{Command, Durability, StateMachine, Writes};
+use raft_rocks::rocksdb::IteratorMode;
+use serde_json::json;
 
 use crate::Failure;
 
+/// The column families that the machine needs in its node's store.
+pub const FAMILIES: [&str; 2] = [PAIRS, HISTORY];
 const PAIRS: &str = "pairs";
 const HISTORY: &str = "history";
-const HISTORY_KEY: &[u8] = b"applied";
-
-/// The column families a node's store needs.
-pub fn column_families() -> Vec<String> {
-    vec![PAIRS.to_owned(), HISTORY.to_owned()]
-}
+const HISTORY_KEY: &str = "applied";
 
 /// How many puts were applied, and a checksum over all of them in their order. Putting a pair
 /// twice leaves the pairs as they are; the history tells.
@@ -30,112 +32,127 @@ pub struct History {
 }
 
 impl History {
-    fn extend(self, entry: &Entry) -> Self {
-        let checksum = crc32c::crc32c_append(self.checksum, &entry.index.to_be_bytes());
-        let checksum = crc32c::crc32c_append(checksum, &entry.data);
+    fn extend(self, index: u64, command: &[u8]) -> Self {
+        let checksum = crc32c::crc32c_append(self.checksum, &index.to_be_bytes());
         History {
             puts: self.puts + 1,
-            checksum,
+            checksum: crc32c::crc32c_append(checksum, command),
         }
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        json!([self.puts, self.checksum]).to_string().into_bytes()
     }
 }
 
-/// The data of an entry that puts a pair.
+/// The command that puts a pair.
 pub fn put_command(key: &str, value: &str) -> Vec<u8> {
     format!("put {key} {value}").into_bytes()
 }
 
-fn parse_put(data: &[u8]) -> Result<(&str, &str), Failure> {
-    let command = std::str::from_utf8(data)?;
-    let pair = command
-        .strip_prefix("put ")
-        .and_then(|pair| pair.split_once(' '));
-    pair.ok_or_else(|| format!("not a command of this state machine: {command:?}").into())
+fn parse_put(command: &[u8]) -> Option<(&str, &str)> {
+    let command = std::str::from_utf8(command).ok()?;
+    command.strip_prefix("put ")?.split_once(' ')
 }
 
 pub struct Machine {
+    pub pairs: BTreeMap<String, String>,
+    pub history: History,
     storage: RaftMachineStorage,
+    catch_ups: Arc<AtomicU64>,
 }
 
 impl Machine {
-    pub fn new(storage: RaftMachineStorage) -> Self {
-        Machine { storage }
-    }
-
-    /// Adds to `batch` what `entries` change. Those without data are a new leader's first.
-    pub fn apply<'a>(
-        &self,
-        mut batch: Batch<'a>,
-        entries: &[&Entry],
-    ) -> Result<Batch<'a>, Failure> {
-        let mut history = self.history()?;
-        for entry in entries.iter().filter(|entry| !entry.data.is_empty()) {
-            let (key, value) = parse_put(&entry.data)?;
-            batch = batch.put(PAIRS, key, value);
-            history = history.extend(entry);
-        }
-        put_history(batch, history)
-    }
-
-    /// The whole state, as a snapshot carries it.
-    pub fn to_snapshot(&self) -> Result<Vec<u8>, Failure> {
-        let History { puts, checksum } = self.history()?;
-        Ok(serde_json::to_vec(&(puts, checksum, self.pairs()?))?)
-    }
-
-    /// Adds to `batch` what replaces the whole state by a snapshot's.
-    pub fn restore<'a>(&self, mut batch: Batch<'a>, snapshot: &[u8]) -> Result<Batch<'a>, Failure> {
-        let (puts, checksum, pairs): (_, _, BTreeMap<String, String>) =
-            serde_json::from_slice(snapshot)?;
-        for key in self.pairs()?.into_keys() {
-            batch = batch.delete(PAIRS, key);
-        }
-        for (key, value) in pairs {
-            batch = batch.put(PAIRS, key, value);
-        }
-        put_history(batch, History { puts, checksum })
-    }
-
-    pub fn pairs(&self) -> Result<BTreeMap<String, String>, Failure> {
-        let family = self.family(PAIRS)?;
+    /// What the store holds. `catch_ups` counts the snapshots that replace a state that is not
+    /// empty: of nodes that had fallen behind the others' logs.
+    pub fn load(storage: RaftMachineStorage, catch_ups: Arc<AtomicU64>) -> Result<Self, Failure> {
+        let database = storage.store().database();
+        let family = |name| database.cf_handle(name).ok_or("a column family is missing");
         let mut pairs = BTreeMap::new();
-        for pair in self
-            .storage
-            .store()
-            .database()
-            .iterator_cf(family, IteratorMode::Start)
-        {
+        for pair in database.iterator_cf(family(PAIRS)?, IteratorMode::Start) {
             let (key, value) = pair?;
             pairs.insert(
                 String::from_utf8(key.into())?,
                 String::from_utf8(value.into())?,
             );
         }
-        Ok(pairs)
-    }
-
-    pub fn history(&self) -> Result<History, Failure> {
-        let database = self.storage.store().database();
-        let Some(stored) = database.get_cf(self.family(HISTORY)?, HISTORY_KEY)? else {
-            return Ok(History::default());
+        let history = match database.get_cf(family(HISTORY)?, HISTORY_KEY)? {
+            None => History::default(),
+            Some(stored) => {
+                let (puts, checksum) = serde_json::from_slice(&stored)?;
+                History { puts, checksum }
+            }
         };
-        let (puts, checksum) = serde_json::from_slice(&stored)?;
-        Ok(History { puts, checksum })
-    }
-
-    /// Takes a pair away behind raft's back.
-    #[cfg(test)]
-    pub fn remove(&self, key: &str) -> Result<(), Failure> {
-        Ok(self.storage.batch().delete(PAIRS, key).write()?)
-    }
-
-    fn family(&self, name: &str) -> Result<&ColumnFamily, Failure> {
-        let family = self.storage.store().database().cf_handle(name);
-        family.ok_or_else(|| format!("the store has no column family {name}").into())
+        Ok(Machine {
+            pairs,
+            history,
+            storage,
+            catch_ups,
+        })
     }
 }
 
-fn put_history(batch: Batch<'_>, history: History) -> Result<Batch<'_>, Failure> {
-    let value = serde_json::to_vec(&(history.puts, history.checksum))?;
-    Ok(batch.put(HISTORY, HISTORY_KEY, value))
+impl StateMachine for Machine {
+    /// The answer is the value that the key had before.
+    fn apply(&mut self, index: u64, command: &[u8]) -> Vec<u8> {
+        let Some((key, value)) = parse_put(command) else {
+            return b"a command is: put KEY VALUE".to_vec();
+        };
+        self.history = self.history.extend(index, command);
+        let before = self.pairs.insert(key.to_owned(), value.to_owned());
+        before.unwrap_or_default().into_bytes()
+    }
+
+    fn apply_batch(
+        &mut self,
+        commands: &[Command<'_>],
+        writes: &mut Writes,
+    ) -> io::Result<Vec<Vec<u8>>> {
+        let mut answers = Vec::new();
+        for command in commands {
+            answers.push(self.apply(command.index, command.data));
+            if let Some((key, value)) = parse_put(command.data) {
+                writes.put(PAIRS, key, value);
+            }
+        }
+        writes.put(HISTORY, HISTORY_KEY, self.history.to_bytes());
+        Ok(answers)
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let History { puts, checksum } = self.history;
+        let state = json!([puts, checksum, self.pairs]);
+        state.to_string().into_bytes()
+    }
+
+    /// Writes by itself, in one batch: after a crash the old state is there, or the new one.
+    fn restore(&mut self, snapshot: &[u8]) -> io::Result<()> {
+        let (puts, checksum, pairs): (_, _, BTreeMap<String, String>) =
+            serde_json::from_slice(snapshot)?;
+        let history = History { puts, checksum };
+        let mut batch = self.storage.batch();
+        for key in self.pairs.keys() {
+            batch = batch.delete(PAIRS, key.as_str());
+        }
+        for (key, value) in &pairs {
+            batch = batch.put(PAIRS, key.as_str(), value.as_str());
+        }
+        let batch = batch.put(HISTORY, HISTORY_KEY, history.to_bytes());
+        batch.write().map_err(io::Error::other)?;
+        if self.history.puts > 0 {
+            self.catch_ups.fetch_add(1, Ordering::Relaxed);
+        }
+        (self.history, self.pairs) = (history, pairs);
+        Ok(())
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Shared
+    }
+}
+
+/// Takes a pair away behind raft's back.
+#[cfg(test)]
+pub fn remove_pair(storage: &RaftMachineStorage, key: &str) {
+    storage.batch().delete(PAIRS, key).write().unwrap();
 }

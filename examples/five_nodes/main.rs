@@ -1,22 +1,19 @@
-//! Five nodes of one raft group on durable storage, each a thread with a directory of its own.
-//! Nodes are stopped abruptly while a client puts pairs, the leader too, and once all of them
-//! at the same time; they come back with nothing but their directories. At the end all are
-//! stopped and their directories are opened once more and compared: with each other, and with
-//! what the client was told is in the log.
+//! Five nodes of one raft group on durable storage, each with a directory of its own, driven by
+//! `raft_rocks::driver` over a network within the process. One begins, four join. Nodes are halted
+//! while a client puts pairs, the leader too, and once all of them at the same time; they come
+//! back with nothing but their directories. At the end all are shut down and their directories are
+//! opened once more and compared: with each other, and with what the client was told.
 //!
-//! `cargo run --example five_nodes -- --help`, or `make demo`.
+//! `cargo run --features driver --example five_nodes -- --help`, or `make demo`.
 //!
-//! Read `node.rs` first: how a `Ready` is handled. `machine.rs` is the state machine,
-//! `cluster.rs` says what a stop stands for, `run.rs` what happens when, and `compare.rs` what
-//! is compared.
+//! Read `machine.rs` first: what is replicated. `cluster.rs` is how nodes begin, join, stop and
+//! come back, `client.rs` how they are asked, `run.rs` what happens when, and `compare.rs` what is
+//! compared. `examples/embed_storage.rs` is for those who drive raft themselves.
 
-mod arguments;
 mod client;
 mod cluster;
 mod compare;
 mod machine;
-mod network;
-mod node;
 mod outages;
 mod report;
 mod run;
@@ -25,26 +22,38 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs};
 
-use arguments::{Arguments, USAGE};
-use cluster::node_dir;
-use report::Progress;
-use run::Run;
+use clap::Parser;
+
+use cluster::{node_dir, node_ids};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Five nodes of one raft group, halted and reopened while they take puts.
+#[derive(Clone, Debug, Parser)]
+struct Arguments {
+    /// How many pairs to put; fewer than 100 would leave no node behind the log
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..))]
+    puts: u64,
+    /// How many restarts at least
+    #[arg(long, default_value_t = 16)]
+    restarts: u64,
+    /// Which nodes are stopped when [default: random, and printed]; elections keep their own
+    /// randomness, so the same seed does not repeat a run exactly
+    #[arg(long, default_value_t = fastrand::u64(..), hide_default_value = true)]
+    seed: u64,
+    /// Where to make the nodes' directories [default: a new one under target/demo]
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+    /// Leave the nodes' directories there
+    #[arg(long)]
+    keep: bool,
+    /// Give up after so many seconds
+    #[arg(long, default_value_t = 120)]
+    seconds: u64,
+}
+
 fn main() -> ExitCode {
-    if env::args().any(|word| word == "--help") {
-        println!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let arguments = match Arguments::parse(env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(refusal) => {
-            eprintln!("{refusal}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match demo(&arguments) {
+    match demo(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("FAILED: {failure}");
@@ -70,12 +79,15 @@ fn demo(arguments: &Arguments) -> Result<(), Failure> {
             .tempdir_in(&target)?
             .keep(),
     };
-    if let Some(id) = network::node_ids().find(|id| node_dir(&dir, *id).exists()) {
+    if let Some(id) = node_ids().find(|id| node_dir(&dir, *id).exists()) {
         return Err(format!("{} is there already", node_dir(&dir, id).display()).into());
     }
 
     println!("five nodes in {}, seed {}", dir.display(), arguments.seed);
-    let summary = Run::new(arguments, &dir, Progress::bar(arguments.puts)).finish();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let summary = runtime.block_on(run::run(arguments, &dir));
     summary.write(&path)?;
     summary.print();
     println!("\nwritten to {}", path.display());
@@ -88,7 +100,7 @@ fn demo(arguments: &Arguments) -> Result<(), Failure> {
 
 /// The nodes' directories alone: a `--dir` may hold other things.
 fn remove(dir: &Path) -> Result<(), Failure> {
-    for id in network::node_ids() {
+    for id in node_ids() {
         fs::remove_dir_all(node_dir(dir, id))?;
     }
     // Not empty when it was there before.

@@ -1,9 +1,6 @@
 //! Which nodes are stopped when: drawn from a seed, told in acknowledged puts.
 
-use std::fmt;
-
-use crate::network::{NODES, Network, node_ids};
-use crate::node::Place;
+use crate::cluster::{NODES, node_ids};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victims {
@@ -15,52 +12,40 @@ pub enum Victims {
     All,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Return {
-    /// After so many more puts have been acknowledged.
-    AfterPuts(usize),
-    /// When the leader has dropped entries that the stopped node has not got.
-    BehindTheLog,
-}
-
 /// Nodes that are stopped and started again. One outage at a time: more than two nodes away
 /// would only stop the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outage {
     /// How many puts are acknowledged when it begins.
-    pub begin: usize,
+    pub begin: u64,
     pub victims: Victims,
-    pub place: Place,
-    pub until: Return,
+    /// How many more are when it ends. `None`: it ends when the others have dropped entries that
+    /// the stopped node has not got.
+    pub puts: Option<u64>,
 }
 
 impl Outage {
-    /// The ids of the victims; none while there is no leader to go by.
-    pub fn choose(&self, network: &Network) -> Vec<u64> {
-        match (self.victims, network.leader()) {
-            (Victims::All, _) => node_ids().collect(),
-            (Victims::Leader, Some(leader)) => vec![leader],
-            (Victims::Follower(places), Some(leader)) => {
-                vec![(leader - 1 + 1 + places % (NODES - 1)) % NODES + 1]
+    /// What the victims are called, and their ids under this leader.
+    pub fn choose(&self, leader: u64) -> (&'static str, Vec<u64>) {
+        match self.victims {
+            Victims::Leader => ("the leader", vec![leader]),
+            Victims::Follower(places) => {
+                let id = (leader + places % (NODES - 1)) % NODES + 1;
+                ("a follower", vec![id])
             }
-            (_, None) => vec![],
+            Victims::All => ("all nodes", node_ids().collect()),
         }
     }
 }
 
-impl fmt::Display for Victims {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Victims::Leader => "the leader",
-            Victims::Follower(_) => "a follower",
-            Victims::All => "all nodes",
-        })
-    }
+/// Outages begin before so many puts: the last ones reach all nodes as entries of the log.
+pub fn end(puts: u64) -> u64 {
+    puts * 4 / 5
 }
 
-/// At least `restarts` restarts over the first four fifths of `puts`: once all nodes, once a
-/// follower until it needs a snapshot, otherwise leaders and followers in turn.
-pub fn draw(puts: usize, restarts: u64, seed: u64) -> Vec<Outage> {
+/// At least `restarts` restarts: once all nodes, once a follower until it needs a snapshot,
+/// otherwise leaders and followers in turn.
+pub fn draw(puts: u64, restarts: u64, seed: u64) -> Vec<Outage> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let singles = restarts.saturating_sub(NODES).max(3);
     let mut victims = vec![Victims::All];
@@ -72,24 +57,37 @@ pub fn draw(puts: usize, restarts: u64, seed: u64) -> Vec<Outage> {
     // Early, while much of the log is still to come.
     victims.insert(1, Victims::Follower(rng.u64(..NODES - 1)));
 
-    let slot = puts * 4 / 5 / victims.len();
-    let mut outages = Vec::new();
-    let mut places = Place::ALL;
-    rng.shuffle(&mut places);
-    let places = places.into_iter().cycle();
-    for ((turn, victims), place) in victims.into_iter().enumerate().zip(places) {
-        let until = match (turn, victims) {
-            (1, _) => Return::BehindTheLog,
-            (_, Victims::All) => Return::AfterPuts(0),
-            _ => Return::AfterPuts(rng.usize(..=slot / 2)),
-        };
-        let begin = turn * slot + rng.usize(..=slot / 2);
-        outages.push(Outage {
-            begin,
-            victims,
-            place,
-            until,
-        });
+    let slot = end(puts) / victims.len() as u64;
+    let turns = (0..).zip(victims);
+    let outage = |(turn, victims)| Outage {
+        begin: turn * slot + rng.u64(..=slot / 2),
+        victims,
+        puts: match (turn, victims) {
+            (1, _) => None,
+            (_, Victims::All) => Some(0),
+            _ => Some(rng.u64(..=slot / 2)),
+        },
+    };
+    turns.map(outage).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_seed_stops_a_leader_all_nodes_and_one_for_long() {
+        for seed in 0..200 {
+            let drawn = draw(1000, 16, seed);
+            let of = |outage: &Outage| outage.choose(1).1.len();
+            let restarts: usize = drawn.iter().map(of).sum();
+            assert!(restarts >= 16, "seed {seed}: {drawn:?}");
+            let any = |is_it: fn(&Outage) -> bool| assert!(drawn.iter().any(is_it), "{drawn:?}");
+            any(|outage| outage.victims == Victims::Leader);
+            any(|outage| outage.victims == Victims::All);
+            any(|outage| outage.puts.is_none());
+            assert!(drawn.is_sorted_by_key(|outage| outage.begin));
+            assert!(drawn.iter().all(|outage| outage.begin < 1000));
+        }
     }
-    outages
 }

@@ -1,91 +1,26 @@
-//! What the demo shows: progress while it runs, a table and a summary at its end.
+//! What is left of a run: two tables, and a summary for programs.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use raft_rocks::CommitStats;
 use serde_json::json;
 
 use crate::Failure;
+use crate::cluster::NODES;
 use crate::compare::{Contents, Findings};
-use crate::network::{NODES, Network};
-
-/// A bar on a terminal; plain lines, one for each tenth, elsewhere.
-pub struct Progress {
-    bar: ProgressBar,
-    puts: usize,
-    tenths: usize,
-}
-
-impl Progress {
-    pub fn bar(puts: usize) -> Self {
-        let progress = Progress::on(ProgressDrawTarget::stderr(), puts);
-        progress.bar.enable_steady_tick(Duration::from_millis(200));
-        progress
-    }
-
-    /// Plain lines, whatever is there to print on.
-    #[cfg(test)]
-    pub fn lines(puts: usize) -> Self {
-        Progress::on(ProgressDrawTarget::hidden(), puts)
-    }
-
-    fn on(target: ProgressDrawTarget, puts: usize) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(puts as u64), target);
-        let template = "{elapsed_precise} [{bar:20}] {pos}/{len} puts  {msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        Progress {
-            bar,
-            puts,
-            tenths: 0,
-        }
-    }
-
-    pub fn line(&self, line: &str) {
-        if self.bar.is_hidden() {
-            eprintln!("{:5.1} s  {line}", self.bar.elapsed().as_secs_f64());
-        } else {
-            self.bar.println(line);
-        }
-    }
-
-    pub fn update(&mut self, acknowledged: usize, restarts: u64, network: &Network) {
-        let statuses = network.statuses();
-        let up = statuses.iter().filter(|status| status.is_up).count();
-        let term = statuses.iter().map(|status| status.term).max().unwrap_or(0);
-        let leader = network
-            .leader()
-            .map_or("no leader".to_owned(), |id| format!("leader {id}"));
-        let state = format!("{up} of {NODES} up, {leader}, term {term}, {restarts} restarts");
-        self.bar.set_position(acknowledged as u64);
-        let tenths = acknowledged * 10 / self.puts.max(1);
-        if self.bar.is_hidden() && tenths > self.tenths {
-            self.line(&format!(
-                "{acknowledged} of {} puts acknowledged; {state}",
-                self.puts
-            ));
-        }
-        self.tenths = tenths;
-        self.bar.set_message(state);
-    }
-
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-}
 
 /// What came of a run. What is `None` was not reached.
 #[derive(Debug, Default)]
 pub struct Summary {
     pub seed: u64,
-    pub puts: usize,
-    pub acknowledged: usize,
+    pub puts: u64,
+    pub acknowledged: u64,
     pub retries: u64,
     pub restarts: u64,
     pub catch_ups: u64,
+    pub written: CommitStats,
     pub elapsed: Duration,
     pub findings: Option<Findings>,
     pub failure: Option<String>,
@@ -102,6 +37,9 @@ impl Summary {
             "diverged": findings.map(|findings| findings.diverged),
             "snapshot_catch_ups": self.catch_ups,
             "retries": self.retries,
+            "writes": self.written.writes,
+            "batches": self.written.batches,
+            "syncs": self.written.syncs,
             "seconds": self.elapsed.as_secs_f64().round(),
             "seed": self.seed,
             "failure": self.failure,
@@ -121,10 +59,12 @@ impl Summary {
             "{:>5} of {:<5} {:>7}  {:>18}  {:>7}  {lost:>5}  {diverged:>8}",
             self.acknowledged, self.puts, self.restarts, self.catch_ups, self.retries
         );
+        let (writes, batches) = (self.written.writes, self.written.batches);
+        let syncs = self.written.syncs;
+        println!();
+        println!("{writes} writes of all nodes went into {batches} batches with {syncs} syncs");
         const NOTES_MAX: usize = 10;
-        let notes = findings
-            .map(|findings| findings.notes.as_slice())
-            .unwrap_or_default();
+        let notes = findings.map_or(&[][..], |findings| &findings.notes);
         for note in notes.iter().take(NOTES_MAX) {
             println!("  {note}");
         }
@@ -138,16 +78,11 @@ pub fn print_nodes(nodes: &[Contents]) {
     println!();
     println!("node          log  term  commit  applied  snapshot  pairs  puts applied");
     for node in nodes {
+        let log = format!("{}..={}", node.first, node.last);
+        let (pairs, puts) = (node.pairs.len(), node.history.puts);
         println!(
-            "{:>4}  {:>11}  {:>4}  {:>6}  {:>7}  {:>8}  {:>5}  {:>12}",
-            node.id,
-            format!("{}..={}", node.first, node.last),
-            node.term,
-            node.commit,
-            node.applied,
-            node.snapshot,
-            node.pairs.len(),
-            node.history.puts
+            "{:>4}  {log:>11}  {:>4}  {:>6}  {:>7}  {:>8}  {pairs:>5}  {puts:>12}",
+            node.id, node.term, node.commit, node.applied, node.snapshot
         );
     }
 }
