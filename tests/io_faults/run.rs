@@ -181,10 +181,16 @@ impl Ran {
             return Ok(());
         }
         // The witness is synced beside the calls as well.
-        let is_beside = case.point.kind == "witness" && case.point.function.ends_with("sync");
+        let is_sync = case.point.function.ends_with("sync");
+        let is_beside = is_sync && case.point.kind == "witness";
+        // A flush of several families syncs closed logs itself. Everything in them has been synced
+        // before (docs/durability.md, "Recycled logs"), so that nothing depends on it; RocksDB
+        // refuses writes once its thread has come to note the failure.
+        let of_closed_log =
+            is_sync && case.point.kind == "wal" && self.places.happened_in_background();
         for words in self.lines("ack") {
             let (before, after) = (words[3] == "1", words[4] == "1");
-            if before || (after && !is_beside) {
+            if !of_closed_log && (before || (after && !is_beside)) {
                 return Err(format!(
                     "acknowledged after the failure: {}",
                     words.join(" ")

@@ -225,6 +225,12 @@ impl Places {
         self.mark().exists()
     }
 
+    /// Whether it happened in a thread of RocksDB's own.
+    pub fn happened_in_background(&self) -> bool {
+        let thread = std::fs::read_to_string(self.mark()).unwrap_or_default();
+        thread.starts_with("rocksdb:")
+    }
+
     /// The points that the process came by, in order.
     pub fn points(&self) -> Vec<Point> {
         let trace = std::fs::read_to_string(self.outside.join("trace")).unwrap_or_default();

@@ -5,7 +5,7 @@
 // IO_SHIM_TRACE   a file outside of it: one line for each point, "function:kind"
 // IO_SHIM_AT      the point at which something happens, "function:kind:number", numbers from 1
 // IO_SHIM_FAULT   what: eio, enospc, full (from there on), die, short (half a write, then death)
-// IO_SHIM_MARK    a file outside of it, made when that happens
+// IO_SHIM_MARK    a file outside of it, made when that happens: the name of the thread
 // IO_SHIM_DURABLE a directory outside of it: what a power cut would leave, see below
 // IO_SHIM_SECONDS after which a process that hangs is ended by SIGALRM
 //
@@ -147,6 +147,14 @@ static int takes_space(const char *function) {
     return 0;
 }
 
+static void leave_mark(void) {
+    char name[16] = "";
+    pthread_getname_np(pthread_self(), name, sizeof name);
+    int fd = REAL(open)(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    REAL(write)(fd, name, strlen(name));
+    close(fd);
+}
+
 // Every point comes by here. The lock is held until `leave`, unless it passes.
 static int enter(const char *function, const char *path) {
     if (!below(path)) return PASS;
@@ -161,7 +169,7 @@ static int enter(const char *function, const char *path) {
     if (fault == FULL && hit && takes_space(function)) return ENOSPC;
     if (!at || strcmp(at, line)) return GO;
     hit = 1;
-    if (mark) close(REAL(open)(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+    if (mark) leave_mark();
     switch (fault) {
         case EIO_ONCE: return EIO;
         case ENOSPC_ONCE: case FULL: return ENOSPC;
