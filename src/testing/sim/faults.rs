@@ -24,10 +24,12 @@ pub(crate) enum Fault {
     Snapshot,
     Burst,
     PausedLeader,
+    LongSync,
+    LongApply,
 }
 
 /// How often each is chosen.
-const WEIGHTS: [(Fault, u32); 21] = [
+const WEIGHTS: [(Fault, u32); 23] = [
     (Fault::Crash, 14),
     (Fault::CrashAtPoint, 10),
     (Fault::CrashAll, 2),
@@ -49,6 +51,8 @@ const WEIGHTS: [(Fault, u32); 21] = [
     (Fault::Snapshot, 12),
     (Fault::Burst, 14),
     (Fault::PausedLeader, 8),
+    (Fault::LongSync, 4),
+    (Fault::LongApply, 4),
 ];
 
 impl Fault {
@@ -88,12 +92,14 @@ impl Fault {
             Fault::Snapshot => "snapshot asked for",
             Fault::Burst => "burst of commands",
             Fault::PausedLeader => "paused and isolated leader",
+            Fault::LongSync => "hanging disk",
+            Fault::LongApply => "hanging machine",
         }
     }
 }
 
 /// Everything that must have happened at least once over many seeds.
-pub const COUNTED: [&str; 32] = [
+pub const COUNTED: [&str; 36] = [
     "crash",
     "crash at a fault point",
     "crash of all nodes",
@@ -115,6 +121,10 @@ pub const COUNTED: [&str; 32] = [
     "snapshot asked for",
     "burst of commands",
     "paused and isolated leader",
+    "hanging disk",
+    "hanging machine",
+    "sync of 500 ms",
+    "apply of 1 s",
     "message lost",
     "message duplicated",
     "message reordered",

@@ -14,6 +14,9 @@ use crate::driver::{
 
 pub(crate) const TICK: Time = 10_000;
 pub(crate) const ELECTION_TICKS: usize = 10;
+/// What must not keep a node from ticking: a disk, a machine, that takes this long once.
+pub(crate) const LONG_SYNC: Time = 500_000;
+pub(crate) const LONG_APPLY: Time = 1_000_000;
 
 /// Reported by the log, not yet told to the peer.
 type Persisted = Arc<Mutex<VecDeque<(u64, crate::Result<()>)>>>;
@@ -39,6 +42,8 @@ pub(crate) struct Running<S: SimStore> {
     /// The term in which it was last seen leading.
     pub led_term: u64,
     pub applied_max: u64,
+    /// Of its last tick, or of its start.
+    pub ticked: Time,
 }
 
 /// A node, running or not.
@@ -54,6 +59,9 @@ pub(crate) struct Node<S: SimStore> {
     pub paused_until: Time,
     pub slow_disk_until: Time,
     pub slow_machine_until: Time,
+    /// The next sync takes [`LONG_SYNC`], the next step of the machine [`LONG_APPLY`].
+    pub long_sync: bool,
+    pub long_apply: bool,
     pub disk_failed: bool,
     /// It has left, and has seen it.
     pub removed: bool,
@@ -73,6 +81,8 @@ impl<S: SimStore> Node<S> {
             paused_until: 0,
             slow_disk_until: 0,
             slow_machine_until: 0,
+            long_sync: false,
+            long_apply: false,
             disk_failed: false,
             removed: false,
             written: HashSet::new(),
@@ -113,7 +123,13 @@ impl<S: SimStore> Node<S> {
     }
 
     /// Starts on what its store has.
-    pub(crate) fn start(&mut self, durability: Durability, seed: u64, lease: bool) -> Result<()> {
+    pub(crate) fn start(
+        &mut self,
+        durability: Durability,
+        seed: u64,
+        lease: bool,
+        now: Time,
+    ) -> Result<()> {
         let Some(store) = self.store.take() else {
             return Ok(());
         };
@@ -142,6 +158,7 @@ impl<S: SimStore> Node<S> {
             terms: BTreeMap::new(),
             led_term: 0,
             applied_max: 0,
+            ticked: now,
         });
         Ok(())
     }
@@ -152,6 +169,7 @@ impl<S: SimStore> Node<S> {
             return Ok(());
         };
         let store = running.peer.store().clone();
+        self.paused_until = 0;
         drop(running);
         self.store = Some(store.after_crash(kept)?);
         Ok(())

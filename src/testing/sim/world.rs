@@ -51,10 +51,12 @@ enum Event {
     Sync {
         node: u64,
         start: u64,
+        took: Time,
     },
     Apply {
         node: u64,
         start: u64,
+        took: Time,
     },
     StoreSnapshot {
         node: u64,
@@ -234,7 +236,7 @@ impl<S: SimStore> World<S> {
         if node.running.is_some() {
             return Ok(());
         }
-        node.start(self.durability, self.options.seed, self.lease)
+        node.start(self.durability, self.options.seed, self.lease, self.now)
             .map_err(unexplained(id))?;
         let (start, tick) = (node.start, node.tick);
         let at = self.now + self.rng.u64(0..tick);
@@ -281,6 +283,7 @@ impl<S: SimStore> World<S> {
             | Event::StoreSnapshot { node, .. }
             | Event::SnapshotReport { node, .. } => *node,
             Event::Deliver(message) | Event::DeliverSnapshot { message, .. } => message.to,
+            Event::Late { to, .. } => *to,
             _ => return None,
         };
         let until = self.nodes.get(&node)?.paused_until;
@@ -314,8 +317,8 @@ impl<S: SimStore> World<S> {
                 }
                 self.after(node)
             }
-            Event::Sync { node, start } => self.sync(node, start),
-            Event::Apply { node, start } => self.apply(node, start),
+            Event::Sync { node, start, took } => self.sync(node, start, took),
+            Event::Apply { node, start, took } => self.apply(node, start, took),
             Event::StoreSnapshot { node, start } => self.store_snapshot(node, start),
             Event::Client { client } => self.ask(client),
             Event::GiveUp { client, request } => {

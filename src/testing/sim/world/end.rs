@@ -17,9 +17,10 @@ impl<S: SimStore> World<S> {
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         for id in ids {
             let failed = self.nodes.get_mut(&id).is_some_and(|node| {
-                node.paused_until = 0;
                 node.slow_disk_until = 0;
                 node.slow_machine_until = 0;
+                node.long_sync = false;
+                node.long_apply = false;
                 node.tick = TICK;
                 if let Some(running) = node.running.as_mut() {
                     running.peer.set_fault_hook(None);

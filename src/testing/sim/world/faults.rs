@@ -82,7 +82,12 @@ impl<S: SimStore> World<S> {
                 self.after(id)?;
                 // Where nothing was under way, the next write finds out.
             }
-            Fault::SlowDisk | Fault::SlowMachine | Fault::Pause | Fault::ClockRate => {
+            Fault::SlowDisk
+            | Fault::SlowMachine
+            | Fault::LongSync
+            | Fault::LongApply
+            | Fault::Pause
+            | Fault::ClockRate => {
                 self.hamper(id, fault, until);
             }
             Fault::TransferLeader => return self.transfer(),
@@ -138,7 +143,9 @@ impl<S: SimStore> World<S> {
         match fault {
             Fault::SlowDisk => node.slow_disk_until = until,
             Fault::SlowMachine => node.slow_machine_until = until,
-            Fault::Pause => node.paused_until = until,
+            Fault::LongSync => node.long_sync = true,
+            Fault::LongApply => node.long_apply = true,
+            Fault::Pause => node.paused_until = until.max(node.paused_until),
             _ => node.tick = TICK * rate / 100,
         }
     }

@@ -7,7 +7,7 @@ use raft::eraftpb::{ConfState, Message};
 use super::{Event, Step, World, io, unexplained};
 use crate::driver::Output;
 use crate::testing::sim::network::MILLISECOND;
-use crate::testing::sim::node::{Node, ToApply};
+use crate::testing::sim::node::{LONG_APPLY, LONG_SYNC, Node, ToApply};
 use crate::testing::sim::store::SimStore;
 
 impl<S: SimStore> World<S> {
@@ -31,6 +31,7 @@ impl<S: SimStore> World<S> {
             self.check_log(id)?;
             self.carry_out(id, output, &before)?;
             self.check_role(id)?;
+            self.check_ticks(id)?;
             self.go_on(id);
             if none {
                 return Ok(());
@@ -55,15 +56,33 @@ impl<S: SimStore> World<S> {
         let applies = !running.is_applying && !running.to_apply.is_empty();
         running.is_syncing |= syncs;
         running.is_applying |= applies;
+        let long_sync = syncs && std::mem::take(&mut node.long_sync);
+        let long_apply = applies && std::mem::take(&mut node.long_apply);
         if syncs {
             let takes = self.rng.u64(200..5 * MILLISECOND);
-            let at = self.now + takes * if slow_disk { 100 } else { 1 };
-            self.schedule(at, Event::Sync { node: id, start });
+            let took = match long_sync {
+                true => LONG_SYNC,
+                false => takes * if slow_disk { 100 } else { 1 },
+            };
+            let event = Event::Sync {
+                node: id,
+                start,
+                took,
+            };
+            self.schedule(self.now + took, event);
         }
         if applies {
             let takes = self.rng.u64(10..MILLISECOND);
-            let at = self.now + takes * if slow_machine { 500 } else { 1 };
-            self.schedule(at, Event::Apply { node: id, start });
+            let took = match long_apply {
+                true => LONG_APPLY,
+                false => takes * if slow_machine { 500 } else { 1 },
+            };
+            let event = Event::Apply {
+                node: id,
+                start,
+                took,
+            };
+            self.schedule(self.now + took, event);
         }
     }
 

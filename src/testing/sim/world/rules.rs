@@ -104,6 +104,26 @@ impl<S: SimStore> World<S> {
         Ok(())
     }
 
+    /// Neither a sync nor the machine keeps the clock from ticking.
+    pub(super) fn check_ticks(&self, id: u64) -> Step {
+        let Some(node) = self.nodes.get(&id) else {
+            return Ok(());
+        };
+        let Some(running) = node.running.as_ref() else {
+            return Ok(());
+        };
+        // A pause is a fault of its own: from its end on the node has to be in time again.
+        let since = running.ticked.max(node.paused_until);
+        let passed = self.now.saturating_sub(since);
+        if passed <= 2 * node.tick {
+            return Ok(());
+        }
+        Err((
+            "a tick comes within two intervals",
+            format!("{id} has had none for {passed} of {} us", node.tick),
+        ))
+    }
+
     pub(super) fn check_role(&mut self, id: u64) -> Step {
         let Some(running) = self.nodes.get_mut(&id).and_then(|n| n.running.as_mut()) else {
             return Ok(());

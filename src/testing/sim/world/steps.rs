@@ -7,16 +7,21 @@ use raft::eraftpb::Message;
 
 use super::{Event, SNAPSHOT_EVERY, Step, World, unexplained};
 use crate::driver::Error;
-use crate::testing::sim::network::MILLISECOND;
-use crate::testing::sim::node::{TICK, ToApply};
+use crate::testing::sim::network::{MILLISECOND, Time};
+use crate::testing::sim::node::{LONG_APPLY, LONG_SYNC, TICK, ToApply};
 use crate::testing::sim::store::SimStore;
 
 impl<S: SimStore> World<S> {
     pub(super) fn tick(&mut self, id: u64, start: u64) -> Step {
-        let now = self.now();
+        let (at, now) = (self.now, self.now());
+        if self.running(id, start).is_none() {
+            return Ok(());
+        }
+        self.check_ticks(id)?;
         let Some(running) = self.running(id, start) else {
             return Ok(());
         };
+        running.ticked = at;
         running.peer.tick(now);
         let tick = self.nodes.get(&id).map_or(TICK, |node| node.tick);
         self.schedule(self.now + tick, Event::Tick { node: id, start });
@@ -61,11 +66,17 @@ impl<S: SimStore> World<S> {
         self.after(to)
     }
 
-    pub(super) fn sync(&mut self, id: u64, start: u64) -> Step {
+    pub(super) fn sync(&mut self, id: u64, start: u64, took: Time) -> Step {
         let Some(running) = self.running(id, start) else {
             return Ok(());
         };
         running.is_syncing = false;
+        if took >= LONG_SYNC {
+            self.count("sync of 500 ms");
+        }
+        let Some(running) = self.running(id, start) else {
+            return Ok(());
+        };
         // A sync covers what had been written when it began: sometimes one write, sometimes all.
         let unsynced = running.peer.store().unsynced();
         let covered = self.rng.usize(1..=unsynced.max(1));
@@ -79,12 +90,18 @@ impl<S: SimStore> World<S> {
         self.after(id)
     }
 
-    pub(super) fn apply(&mut self, id: u64, start: u64) -> Step {
+    pub(super) fn apply(&mut self, id: u64, start: u64, took: Time) -> Step {
         let persists = self.rng.u32(0..10) < 2;
         let Some(running) = self.running(id, start) else {
             return Ok(());
         };
         running.is_applying = false;
+        if took >= LONG_APPLY {
+            self.count("apply of 1 s");
+        }
+        let Some(running) = self.running(id, start) else {
+            return Ok(());
+        };
         let Some(next) = running.to_apply.pop_front() else {
             return Ok(());
         };
