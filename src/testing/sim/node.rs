@@ -14,6 +14,9 @@ use crate::driver::{
 
 pub(crate) const TICK: Time = 10_000;
 pub(crate) const ELECTION_TICKS: usize = 10;
+/// Of a true tick: how far clocks may go wrong.
+pub(crate) const CLOCK_PERCENT_MIN: u64 = 80;
+pub(crate) const CLOCK_PERCENT_MAX: u64 = 125;
 /// What must not keep a node from ticking: a disk, a machine, that takes this long once.
 pub(crate) const LONG_SYNC: Time = 500_000;
 pub(crate) const LONG_APPLY: Time = 1_000_000;
@@ -39,6 +42,8 @@ pub(crate) struct Running<S: SimStore> {
     pub requests: HashMap<RequestId, usize>,
     /// What the log was when it was last looked at: its terms.
     pub terms: BTreeMap<u64, u64>,
+    /// The first index of its log when it was last looked at.
+    pub first_index: u64,
     /// The term in which it was last seen leading.
     pub led_term: u64,
     pub applied_max: u64,
@@ -100,9 +105,11 @@ impl<S: SimStore> Node<S> {
         options.committed_bytes_max = 512;
         options.promote_lag_max = 4;
         options.request_ticks = 100;
-        // Half an election timeout: no two clocks here differ by more.
-        let half = ELECTION_TICKS as u64 * TICK / 2;
-        options.lease = lease.then(|| std::time::Duration::from_micros(half));
+        // As long as may be: a follower's promise lasts a tick less than an election timeout, of a
+        // clock that is fast by a fifth at most.
+        let promised = (ELECTION_TICKS as u64 - 1) * TICK * CLOCK_PERCENT_MIN / 100;
+        let lease = lease.then(|| std::time::Duration::from_micros(promised - TICK / 10));
+        options.lease = lease;
         options
     }
 
@@ -156,6 +163,7 @@ impl<S: SimStore> Node<S> {
             snapshot: None,
             requests: HashMap::new(),
             terms: BTreeMap::new(),
+            first_index: 0,
             led_term: 0,
             applied_max: 0,
             ticked: now,

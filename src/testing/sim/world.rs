@@ -4,6 +4,7 @@ mod clients;
 mod crashes;
 mod end;
 mod faults;
+mod follow_ups;
 mod outputs;
 mod rules;
 mod steps;
@@ -22,6 +23,7 @@ use super::store::SimStore;
 use super::{Options, Report, Violation};
 use crate::driver::{Book, Durability, Error, NodeInfo, RequestId};
 use crate::testing::linearizability::{self, Operation};
+use follow_ups::Then;
 
 const SECOND: Time = 1_000 * MILLISECOND;
 const CLUSTER_ID: [u8; 16] = [7; 16];
@@ -83,6 +85,12 @@ enum Event {
     Restart {
         node: u64,
     },
+    /// A process ends, if it has not before.
+    Crash {
+        node: u64,
+        start: u64,
+    },
+    Then(Then),
 }
 
 pub(crate) struct World<S: SimStore> {
@@ -100,6 +108,9 @@ pub(crate) struct World<S: SimStore> {
     values: u64,
     durability: Durability,
     lease: bool,
+    reads_only_until: Time,
+    /// The highest term that anybody has led in.
+    led_term: u64,
     calm: bool,
     report: Report,
 }
@@ -144,6 +155,8 @@ impl<S: SimStore> World<S> {
             values: 0,
             durability,
             lease: rng.bool(),
+            reads_only_until: 0,
+            led_term: 0,
             calm: false,
             report: Report::default(),
             rng,
@@ -290,12 +303,22 @@ impl<S: SimStore> World<S> {
         (until > self.now).then_some(until)
     }
 
+    fn is_paused(&self, id: u64) -> bool {
+        self.nodes
+            .get(&id)
+            .is_some_and(|node| node.paused_until > self.now)
+    }
+
     fn running(&mut self, id: u64, start: u64) -> Option<&mut Running<S>> {
         let node = self.nodes.get_mut(&id)?;
         if node.start != start {
             return None;
         }
         node.running.as_mut()
+    }
+
+    fn start_of(&self, id: u64) -> u64 {
+        self.nodes.get(&id).map_or(0, |node| node.start)
     }
 
     fn now(&self) -> Duration {
@@ -342,6 +365,13 @@ impl<S: SimStore> World<S> {
             } => self.ask_node(client, request, to),
             Event::Fault => self.fault(),
             Event::Restart { node } => self.start(node),
+            Event::Crash { node, start } => {
+                if self.running(node, start).is_none() || self.calm {
+                    return Ok(());
+                }
+                self.crash(node, true)
+            }
+            Event::Then(then) => self.follow_up(then),
         }
     }
 

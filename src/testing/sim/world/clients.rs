@@ -20,7 +20,12 @@ impl<S: SimStore> World<S> {
         }
         own.sequence += 1;
         let key = self.rng.u64(1..=KEYS);
-        let ask = match self.rng.u32(0..10) {
+        let lowest = if self.now < self.reads_only_until {
+            5
+        } else {
+            0
+        };
+        let ask = match self.rng.u32(lowest..10) {
             0..5 => {
                 self.values += 1;
                 Ask::Swap { new: self.values }
@@ -60,6 +65,11 @@ impl<S: SimStore> World<S> {
             return Ok(());
         };
         pending.tries += 1;
+        if matches!(pending.ask, Ask::Get { .. }) {
+            // A read without an answer has done nothing: this is another one, which has to see
+            // what was acknowledged meanwhile.
+            pending.invoked = self.now;
+        }
         let to = match up.contains(&own.leader) && !random {
             true => own.leader,
             false => any,

@@ -16,10 +16,11 @@ impl<S: SimStore> World<S> {
             return Err(unexplained(id)(error));
         }
         self.note(|| format!("node {id} stops: {error}"));
-        self.crash(id)
+        self.crash(id, false)
     }
 
-    pub(super) fn crash(&mut self, id: u64) -> Step {
+    /// Ends a process; it is started again `soon`, or at some time.
+    pub(super) fn crash(&mut self, id: u64, soon: bool) -> Step {
         let Some(node) = self.nodes.get_mut(&id) else {
             return Ok(());
         };
@@ -34,7 +35,11 @@ impl<S: SimStore> World<S> {
         }
         self.note(|| format!("node {id} crashes, {kept} of {unsynced} unsynced writes stay"));
         self.forget_what_nobody_saw(id);
-        let at = self.now + self.rng.u64(10 * MILLISECOND..SECOND);
+        let down = match soon {
+            true => MILLISECOND..10 * MILLISECOND,
+            false => 10 * MILLISECOND..SECOND,
+        };
+        let at = self.now + self.rng.u64(down);
         self.schedule(at, Event::Restart { node: id });
         Ok(())
     }

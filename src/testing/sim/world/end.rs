@@ -28,7 +28,7 @@ impl<S: SimStore> World<S> {
                 node.disk_failed
             });
             if failed {
-                self.crash(id)?;
+                self.crash(id, false)?;
             }
             self.start(id)?;
         }

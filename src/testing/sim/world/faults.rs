@@ -1,16 +1,17 @@
 //! What each fault does.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use raft::StateRole;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 
-use super::{Event, KEYS, NODES_MAX, SECOND, Step, World, info};
+use super::{Event, KEYS, NODES_MAX, SECOND, Step, Then, World, info};
 use crate::testing::sim::checks::Broken;
 use crate::testing::sim::faults::Fault;
 use crate::testing::sim::machine;
 use crate::testing::sim::network::{MILLISECOND, Time};
-use crate::testing::sim::node::TICK;
+use crate::testing::sim::node::{CLOCK_PERCENT_MAX, CLOCK_PERCENT_MIN, TICK};
 use crate::testing::sim::store::SimStore;
 
 impl<S: SimStore> World<S> {
@@ -18,7 +19,7 @@ impl<S: SimStore> World<S> {
         if self.calm {
             return Ok(());
         }
-        let at = self.now + self.rng.u64(20 * MILLISECOND..400 * MILLISECOND);
+        let at = self.now + self.rng.u64(20 * MILLISECOND..300 * MILLISECOND);
         self.schedule(at, Event::Fault);
         let fault = Fault::draw(&mut self.rng);
         if self.inflict(fault)? {
@@ -42,12 +43,14 @@ impl<S: SimStore> World<S> {
         };
         let until = self.now + self.rng.u64(50 * MILLISECOND..2 * SECOND);
         match fault {
-            Fault::Crash => self.crash(id)?,
+            Fault::FailedSync | Fault::Snapshot if self.is_paused(id) => return Ok(false),
+            Fault::Crash => self.crash(id, false)?,
+            Fault::Bounce => self.crash(id, true)?,
             Fault::CrashAtPoint => self.plant(id),
             Fault::CrashAll => {
                 let all: Vec<u64> = self.nodes.keys().copied().collect();
                 for id in all {
-                    self.crash(id)?;
+                    self.crash(id, false)?;
                 }
             }
             Fault::Partition | Fault::OneWayCut => return Ok(self.cut(fault)),
@@ -55,8 +58,9 @@ impl<S: SimStore> World<S> {
                 let leader = self.leader();
                 let cut = self.cut(fault);
                 // What it gets now it has to throw away.
-                if let Some(leader) = leader.filter(|_| cut && self.rng.bool()) {
-                    self.burst(leader)?;
+                if let Some(leader) = leader.filter(|_| cut && self.rng.u32(0..4) != 0) {
+                    self.burst(leader, 10..80)?;
+                    self.then(200..700, Then::Snapshot);
                 }
                 return Ok(cut);
             }
@@ -91,17 +95,24 @@ impl<S: SimStore> World<S> {
                 self.hamper(id, fault, until);
             }
             Fault::TransferLeader => return self.transfer(),
-            Fault::Campaign => {
-                if let Some(running) = self.nodes.get_mut(&id).and_then(|n| n.running.as_mut()) {
-                    running.peer.campaign();
-                }
-                self.after(id)?;
-            }
+            Fault::Campaign => return self.campaign(id),
             Fault::AddNode | Fault::RemoveNode | Fault::ReplaceNode => {
                 return self.change_members(fault);
             }
             Fault::Snapshot => self.make_snapshot(id)?,
-            Fault::Burst => return self.burst(id),
+            Fault::Burst => return self.burst(id, 5..40),
+            Fault::CutLink => return Ok(self.cut_link().is_some()),
+            Fault::DeafLeader => {
+                return Ok(self.leader().is_some_and(|leader| self.deafen(leader)));
+            }
+            Fault::Succession => {
+                if self.leader().is_none() {
+                    return Ok(false);
+                }
+                // Nobody writes, so that the one that misses the leader does not lag.
+                self.reads_only_until = self.now + 500 * MILLISECOND;
+                self.then(50..100, Then::LoseLeader);
+            }
         }
         Ok(true)
     }
@@ -119,12 +130,12 @@ impl<S: SimStore> World<S> {
 
     /// Many commands at once on a node that takes itself for the leader: logs grow, and where
     /// nobody follows it, have to be thrown away again.
-    fn burst(&mut self, id: u64) -> Result<bool, Broken> {
+    fn burst(&mut self, id: u64, commands: Range<u32>) -> Result<bool, Broken> {
         let leads = |status: crate::driver::Status| status.role == StateRole::Leader;
-        if !self.status(id).is_some_and(leads) {
+        if self.is_paused(id) || !self.status(id).is_some_and(leads) {
             return Ok(false);
         }
-        for _ in 0..self.rng.u32(5..40) {
+        for _ in 0..self.rng.u32(commands) {
             self.requests += 1;
             let (request, command) = (self.requests, machine::swap(KEYS + 1, self.requests));
             if let Some(running) = self.nodes.get_mut(&id).and_then(|n| n.running.as_mut()) {
@@ -136,7 +147,7 @@ impl<S: SimStore> World<S> {
     }
 
     fn hamper(&mut self, id: u64, fault: Fault, until: Time) {
-        let rate = self.rng.u64(80..=125);
+        let rate = self.rng.u64(CLOCK_PERCENT_MIN..=CLOCK_PERCENT_MAX);
         let Some(node) = self.nodes.get_mut(&id) else {
             return;
         };
@@ -170,21 +181,52 @@ impl<S: SimStore> World<S> {
         any
     }
 
+    /// Cuts the link between the leader and another node.
+    pub(super) fn cut_link(&mut self) -> Option<(u64, u64)> {
+        let leader = self.leader()?;
+        let others = self.nodes.values().filter(|node| node.running.is_some());
+        let others: Vec<u64> = others
+            .map(|node| node.id)
+            .filter(|id| *id != leader)
+            .collect();
+        let follower = self.rng.choice(&others).copied()?;
+        self.network.cut.insert((leader, follower));
+        self.network.cut.insert((follower, leader));
+        Some((leader, follower))
+    }
+
+    pub(super) fn deafen(&mut self, id: u64) -> bool {
+        let others: Vec<u64> = self
+            .nodes
+            .keys()
+            .copied()
+            .filter(|other| *other != id)
+            .collect();
+        self.network
+            .cut
+            .extend(others.iter().map(|other| (*other, id)));
+        !others.is_empty()
+    }
+
     fn transfer(&mut self) -> Result<bool, Broken> {
-        let ids: Vec<u64> = self.nodes.keys().copied().collect();
-        let to = self.rng.choice(&ids).copied().unwrap_or(0);
-        let Some(id) = self.leader().filter(|id| *id != to) else {
+        let to = self.any_running().unwrap_or(0);
+        let leader = self.leader().filter(|id| *id != to);
+        let Some(id) = leader.filter(|id| !self.is_paused(*id)) else {
             return Ok(false);
         };
         if let Some(running) = self.nodes.get_mut(&id).and_then(|n| n.running.as_mut()) {
             running.peer.transfer_leader(to);
+        }
+        if self.rng.u32(0..4) != 0 {
+            // It does not learn of its successor.
+            self.then(0..3, Then::Deafen(id));
         }
         self.after(id)?;
         Ok(true)
     }
 
     fn change_members(&mut self, fault: Fault) -> Result<bool, Broken> {
-        let Some(leader) = self.leader() else {
+        let Some(leader) = self.leader().filter(|id| !self.is_paused(*id)) else {
             return Ok(false);
         };
         let Some(running) = self.nodes.get(&leader).and_then(|n| n.running.as_ref()) else {

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use raft::eraftpb::{ConfState, Message};
+use raft::eraftpb::{ConfState, Message, MessageType};
 
 use super::{Event, Step, World, io, unexplained};
 use crate::driver::Output;
@@ -88,7 +88,7 @@ impl<S: SimStore> World<S> {
 
     fn carry_out(&mut self, id: u64, output: Output, before: &ConfState) -> Step {
         for message in output.messages {
-            self.send(message);
+            self.send(message)?;
         }
         for message in output.snapshots {
             self.stream(message)?;
@@ -130,16 +130,25 @@ impl<S: SimStore> World<S> {
         Ok(())
     }
 
-    fn send(&mut self, message: Message) {
-        let fate = self
-            .network
-            .send(&mut self.rng, self.now, message.from, message.to);
+    fn send(&mut self, message: Message) -> Step {
+        self.check_vote(&message)?;
+        let voted =
+            message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject;
+        if voted && !self.calm && self.rng.u32(0..8) == 0 {
+            // What it has said it must know afterwards.
+            self.count("crash after a vote");
+            let at = self.now + self.rng.u64(0..3 * MILLISECOND);
+            let (node, start) = (message.from, self.start_of(message.from));
+            self.schedule(at, Event::Crash { node, start });
+        }
+        let fate = self.network.send(&mut self.rng, self.now, &message);
         for what in fate.counted {
             self.count(what);
         }
         for at in fate.arrivals {
             self.schedule(at, Event::Deliver(Box::new(message.clone())));
         }
+        Ok(())
     }
 
     /// The data of a snapshot is read when it is sent, and may break off on its way.

@@ -1,7 +1,6 @@
 //! The rules that are checked against several nodes, or against a node's own past.
 
-use raft::StateRole;
-use raft::eraftpb::ConfState;
+use raft::eraftpb::{ConfState, Message, MessageType};
 
 use super::{Step, World};
 use crate::testing::sim::checks::is_quorum;
@@ -81,6 +80,17 @@ impl<S: SimStore> World<S> {
         let raft = |e: raft::Error| ("a log can be read", format!("{id}: {e}"));
         let first = store.first_index().map_err(raft)?;
         let last = store.last_index().map_err(raft)?;
+        // Where the log begins anew, behind a snapshot, what follows must follow from it.
+        let joins = running.first_index != first && last >= first;
+        running.first_index = first;
+        if joins {
+            let context = raft::GetEntriesContext::empty(false);
+            let entries = store.entries(first, first + 1, None, context);
+            for entry in entries.map_err(raft)? {
+                let before = store.term(first - 1).ok();
+                self.checks.written(id, &entry, before)?;
+            }
+        }
         let mut low = last + 1;
         while low > first {
             let term = store.term(low - 1).map_err(raft)?;
@@ -100,6 +110,39 @@ impl<S: SimStore> World<S> {
             written.insert((entry.index, entry.term));
             let before = store.term(entry.index - 1).ok();
             self.checks.written(id, &entry, before)?;
+        }
+        Ok(())
+    }
+
+    /// A vote counts when it is said: what was not durable by then may be forgotten.
+    pub(super) fn check_vote(&mut self, message: &Message) -> Step {
+        let (from, term) = (message.from, message.term);
+        match message.get_msg_type() {
+            MessageType::MsgRequestVote => self.checks.votes(from, term, from),
+            MessageType::MsgRequestVoteResponse if !message.reject => {
+                self.checks.votes(from, term, message.to)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A lease keeps every other leader away, as long as a read is answered under it.
+    fn check_leases(&mut self) -> Step {
+        let (now, latest) = (self.now(), self.led_term);
+        if !self.lease {
+            return Ok(());
+        }
+        for node in self.nodes.values_mut() {
+            let Some(running) = node.running.as_mut() else {
+                continue;
+            };
+            if running.peer.term() < latest && running.peer.answers_alone(now) {
+                let (id, term) = (node.id, running.peer.term());
+                return Err((
+                    "a lease keeps other leaders away",
+                    format!("{id} holds one in term {term}, and {latest} has a leader"),
+                ));
+            }
         }
         Ok(())
     }
@@ -128,14 +171,19 @@ impl<S: SimStore> World<S> {
         let Some(running) = self.nodes.get_mut(&id).and_then(|n| n.running.as_mut()) else {
             return Ok(());
         };
-        let status = running.peer.status();
-        if status.role != StateRole::Leader || running.led_term == status.term {
+        if !running.peer.is_leader() {
             return Ok(());
+        }
+        let status = running.peer.status();
+        if running.led_term == status.term {
+            return self.check_leases();
         }
         running.led_term = status.term;
         let store = running.peer.store().clone();
         self.note(|| format!("node {id} leads in term {}", status.term));
         self.checks.leads(id, status.term)?;
+        self.led_term = self.led_term.max(status.term);
+        self.check_leases()?;
         self.checks
             .is_complete(id, status.term, status.first_index, |index| {
                 store.term(index).ok()
