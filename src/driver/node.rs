@@ -354,7 +354,9 @@ impl<M: StateMachine> Node<M> {
         self.ask(Ask::Transfer { to }).await.map(drop)
     }
 
-    /// Tries to become the leader; [`watch_leader`](Node::watch_leader) tells whether it did.
+    /// Tries to become the leader; [`watch_leader`](Node::watch_leader) tells whether it did. With
+    /// leases it does not while it knows a leader, or may have forgotten one: for an election
+    /// timeout after its start.
     pub fn campaign(&self) {
         // A node that has stopped has said so elsewhere.
         self.shared().mailbox.tell(Event::Campaign);

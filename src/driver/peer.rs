@@ -19,7 +19,8 @@
 //! 4. After a failed write nothing leaves any more: every call returns the error.
 //! 5. An answer is given once for every request: see [`Outcome`].
 //! 6. A node that has just started takes no part in elections for an election timeout: it may
-//!    have promised a leader not to, and has forgotten that.
+//!    have promised a leader not to, and has forgotten that. Without leases it may be told to
+//!    campaign: the others have not forgotten, and nothing is answered on a promise.
 //!
 //! [`Applier`]: super::Applier
 
@@ -229,9 +230,7 @@ impl<S: LogStore> Peer<S> {
     fn is_unwelcome(&self, message: &Message) -> bool {
         let addressed = message.to == self.options.id;
         let refused = match message.get_msg_type() {
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                self.ticks < self.options.election_ticks as u64
-            }
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => self.has_just_started(),
             MessageType::MsgTimeoutNow => self.must_not_campaign(),
             // A driver forwards them itself, with an answer; raft would without.
             MessageType::MsgPropose | MessageType::MsgTransferLeader => true,
@@ -241,6 +240,10 @@ impl<S: LogStore> Peer<S> {
             _ => false,
         };
         !addressed || refused || self.book.is_retired(message.from)
+    }
+
+    fn has_just_started(&self) -> bool {
+        self.ticks < self.options.election_ticks as u64
     }
 
     /// Two things that raft-rs takes for granted when it campaigns, and panics without.
@@ -281,8 +284,10 @@ impl<S: LogStore> Peer<S> {
     /// Tries to become the leader.
     pub fn campaign(&mut self) {
         // raft-rs does not ask whether it may: one without a configuration wins, and panics.
-        // And who has promised a leader its lease does not break it.
-        let promised = self.options.lease.is_some() && self.leader() != 0;
+        // And who has promised a leader its lease, or may have before it was started, does not
+        // break it.
+        let promised =
+            self.options.lease.is_some() && (self.leader() != 0 || self.has_just_started());
         if self.raw.raft.promotable() && !self.must_not_campaign() && !promised {
             // Refused where it leads already.
             let _ = self.raw.campaign();
@@ -390,22 +395,72 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::driver::MemoryLog;
+    use crate::driver::{Applier, MemoryLog, StateMachine};
+
+    struct Nothing;
+
+    impl StateMachine for Nothing {
+        fn apply(&mut self, _index: u64, _command: &[u8]) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn snapshot(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn restore(&mut self, _snapshot: &[u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// One of three nodes, which has just started.
+    fn started(lease: Option<Duration>) -> Peer<MemoryLog> {
+        let store = MemoryLog::new([1; 16]);
+        let mut conf_state = ConfState::default();
+        conf_state.set_voters(vec![1, 2, 3]);
+        let mut applier = Applier::open(store.clone(), Nothing).unwrap();
+        applier.begin(&conf_state, Book::default()).unwrap();
+        let mut options = PeerOptions::new(1);
+        options.lease = lease;
+        let book = applier.book().clone();
+        Peer::new(options, store, applier.applied(), book, Arc::new(|_, _| {})).unwrap()
+    }
+
+    /// How many it asks whether they would vote for it when it is told to campaign, after this
+    /// many ticks.
+    fn asked(lease: Option<Duration>, ticks: u64) -> usize {
+        let mut peer = started(lease);
+        for tick in 0..ticks {
+            peer.tick(Duration::from_millis(tick));
+        }
+        peer.drain().unwrap();
+        peer.campaign();
+        let messages = peer.drain().unwrap().messages;
+        let asks = |message: &&Message| message.get_msg_type() == MessageType::MsgRequestPreVote;
+        messages.iter().filter(asks).count()
+    }
+
+    /// A follower that had confirmed its leader's lease, and was started again, no longer knew a
+    /// leader: told to campaign, it did, and with the vote of a third, which had not heard the
+    /// leader for a while, it was elected while that one still answered reads alone. Found by the
+    /// simulator, once it checked that nobody is elected beside a lease: seed 1005149.
+    #[test]
+    fn who_has_just_started_does_not_campaign_against_a_lease() {
+        let lease = Some(Duration::from_millis(500));
+        assert_eq!(asked(lease, 0), 0);
+        assert_eq!(asked(lease, 9), 0);
+        assert_eq!(asked(lease, 10), 2);
+        assert_eq!(asked(None, 0), 2);
+    }
 
     fn answered_votes(quiet_ticks: usize) -> usize {
-        let log = MemoryLog::new([1; 16]);
-        let voters = ConfState::from((vec![1, 2], vec![]));
-        let recorded = log.record_applied(0, Some(&voters), &Default::default());
-        recorded.unwrap();
-        let hook: PersistedHook = Arc::new(|_, _| {});
-        let options = PeerOptions::new(1);
-        let mut peer = Peer::new(options, log, 0, Book::default(), hook).unwrap();
+        let mut peer = started(None);
         for _ in 0..quiet_ticks {
             peer.tick_quietly(Duration::ZERO);
         }
         let mut vote = Message::default();
         vote.set_msg_type(MessageType::MsgRequestPreVote);
-        (vote.from, vote.to, vote.term) = (2, 1, 1);
+        (vote.from, vote.to, vote.term) = (2, 1, 2);
         peer.step(vote);
         peer.drain().unwrap().messages.len()
     }

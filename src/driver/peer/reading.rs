@@ -10,7 +10,7 @@ use crate::driver::proposals::RequestId;
 impl<S: LogStore> Peer<S> {
     /// Asks when something may be read; it ends in [`Output::finished`].
     pub fn read(&mut self, id: RequestId, consistency: Consistency, now: Duration) {
-        self.now = self.now.max(now);
+        self.see(now);
         let index = self.applied;
         match consistency {
             Consistency::Stale => self.finish(id, Outcome::Readable { index }),
@@ -29,6 +29,17 @@ impl<S: LogStore> Peer<S> {
                 self.begin_round();
             }
         }
+    }
+
+    fn see(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+    }
+
+    /// Whether a lease read at `now` would be answered without asking anybody: as long as it is,
+    /// nobody else is elected.
+    pub fn answers_alone(&mut self, now: Duration) -> bool {
+        self.see(now);
+        self.holds_lease()
     }
 
     pub(super) fn holds_lease(&self) -> bool {

@@ -12,6 +12,8 @@ pub(crate) type Broken = (&'static str, String);
 pub(crate) struct Checks {
     /// Who led in each term.
     leaders: HashMap<u64, u64>,
+    /// Whom each node has voted for in each term, as far as it has said so.
+    votes: HashMap<(u64, u64), u64>,
     /// The content of every entry ever written, and the term of the one before it.
     entries: HashMap<(u64, u64), (Option<u64>, u64)>,
     /// Term and content of every committed entry, and a term in which it was known to be.
@@ -61,6 +63,18 @@ impl Checks {
             false => Err((
                 "election safety",
                 format!("both {first} and {id} lead in term {term}"),
+            )),
+        }
+    }
+
+    /// One vote per term: over crashes too.
+    pub(crate) fn votes(&mut self, id: u64, term: u64, candidate: u64) -> Result<(), Broken> {
+        let first = *self.votes.entry((id, term)).or_insert(candidate);
+        match first == candidate {
+            true => Ok(()),
+            false => Err((
+                "one vote per term",
+                format!("{id} votes for {first} and for {candidate} in term {term}"),
             )),
         }
     }

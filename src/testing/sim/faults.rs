@@ -24,16 +24,22 @@ pub(crate) enum Fault {
     Snapshot,
     Burst,
     PausedLeader,
+    LongSync,
+    LongApply,
+    Bounce,
+    CutLink,
+    DeafLeader,
+    Succession,
 }
 
 /// How often each is chosen.
-const WEIGHTS: [(Fault, u32); 21] = [
+const WEIGHTS: [(Fault, u32); 27] = [
     (Fault::Crash, 14),
     (Fault::CrashAtPoint, 10),
     (Fault::CrashAll, 2),
     (Fault::Partition, 8),
     (Fault::OneWayCut, 6),
-    (Fault::Isolate, 6),
+    (Fault::Isolate, 9),
     (Fault::Heal, 14),
     (Fault::LossyNetwork, 6),
     (Fault::SlowDisk, 8),
@@ -41,7 +47,7 @@ const WEIGHTS: [(Fault, u32); 21] = [
     (Fault::FailedSync, 5),
     (Fault::Pause, 8),
     (Fault::ClockRate, 5),
-    (Fault::TransferLeader, 8),
+    (Fault::TransferLeader, 14),
     (Fault::Campaign, 4),
     (Fault::AddNode, 7),
     (Fault::RemoveNode, 5),
@@ -49,6 +55,12 @@ const WEIGHTS: [(Fault, u32); 21] = [
     (Fault::Snapshot, 12),
     (Fault::Burst, 14),
     (Fault::PausedLeader, 8),
+    (Fault::LongSync, 4),
+    (Fault::LongApply, 4),
+    (Fault::Bounce, 8),
+    (Fault::CutLink, 5),
+    (Fault::DeafLeader, 4),
+    (Fault::Succession, 10),
 ];
 
 impl Fault {
@@ -88,12 +100,18 @@ impl Fault {
             Fault::Snapshot => "snapshot asked for",
             Fault::Burst => "burst of commands",
             Fault::PausedLeader => "paused and isolated leader",
+            Fault::LongSync => "hanging disk",
+            Fault::LongApply => "hanging machine",
+            Fault::Bounce => "quick restart",
+            Fault::CutLink => "cut link",
+            Fault::DeafLeader => "deaf leader",
+            Fault::Succession => "leader missed by a follower",
         }
     }
 }
 
 /// Everything that must have happened at least once over many seeds.
-pub const COUNTED: [&str; 32] = [
+pub const COUNTED: [&str; 43] = [
     "crash",
     "crash at a fault point",
     "crash of all nodes",
@@ -115,7 +133,18 @@ pub const COUNTED: [&str; 32] = [
     "snapshot asked for",
     "burst of commands",
     "paused and isolated leader",
+    "hanging disk",
+    "hanging machine",
+    "quick restart",
+    "cut link",
+    "deaf leader",
+    "leader missed by a follower",
+    "leader lost in restarts",
+    "crash after a vote",
+    "sync of 500 ms",
+    "apply of 1 s",
     "message lost",
+    "vote lost",
     "message duplicated",
     "message reordered",
     "message cut off",

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use raft::eraftpb::{Message, MessageType};
+
 /// Microseconds.
 pub(crate) type Time = u64;
 pub(crate) const MILLISECOND: Time = 1_000;
@@ -11,6 +13,8 @@ pub(crate) struct Network {
     pub cut: HashSet<(u64, u64)>,
     /// Of a thousand messages.
     pub lost_per_mille: u32,
+    /// Of a thousand votes and requests for one: so that elections fail halfway.
+    pub votes_lost_per_mille: u32,
     pub duplicated_per_mille: u32,
     pub reordered_per_mille: u32,
     pub delay_max: Time,
@@ -29,6 +33,7 @@ impl Network {
         Network {
             cut: HashSet::new(),
             lost_per_mille: rng.u32(0..30),
+            votes_lost_per_mille: *rng.choice(&[0, 0, 200, 500]).unwrap_or(&0),
             duplicated_per_mille: rng.u32(0..20),
             reordered_per_mille: rng.u32(0..50),
             delay_max: rng.u64(1..10) * MILLISECOND,
@@ -39,6 +44,7 @@ impl Network {
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
         self.lost_per_mille = 0;
+        self.votes_lost_per_mille = 0;
         self.delay_max = 2 * MILLISECOND;
     }
 
@@ -46,7 +52,8 @@ impl Network {
         self.cut.contains(&(from, to))
     }
 
-    pub(crate) fn send(&mut self, rng: &mut fastrand::Rng, now: Time, from: u64, to: u64) -> Fate {
+    pub(crate) fn send(&mut self, rng: &mut fastrand::Rng, now: Time, message: &Message) -> Fate {
+        let (from, to) = (message.from, message.to);
         let mut fate = Fate::default();
         if self.is_cut(from, to) {
             fate.counted.push("message cut off");
@@ -54,6 +61,10 @@ impl Network {
         }
         if rng.u32(0..1000) < self.lost_per_mille {
             fate.counted.push("message lost");
+            return fate;
+        }
+        if is_of_a_vote(message) && rng.u32(0..1000) < self.votes_lost_per_mille {
+            fate.counted.push("vote lost");
             return fate;
         }
         let mut arrival = now + rng.u64(100..=self.delay_max.max(101));
@@ -73,4 +84,11 @@ impl Network {
         }
         fate
     }
+}
+
+fn is_of_a_vote(message: &Message) -> bool {
+    matches!(
+        message.get_msg_type(),
+        MessageType::MsgRequestVote | MessageType::MsgRequestVoteResponse
+    )
 }

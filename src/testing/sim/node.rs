@@ -14,6 +14,12 @@ use crate::driver::{
 
 pub(crate) const TICK: Time = 10_000;
 pub(crate) const ELECTION_TICKS: usize = 10;
+/// Of a true tick: how far clocks may go wrong.
+pub(crate) const CLOCK_PERCENT_MIN: u64 = 80;
+pub(crate) const CLOCK_PERCENT_MAX: u64 = 125;
+/// What must not keep a node from ticking: a disk, a machine, that takes this long once.
+pub(crate) const LONG_SYNC: Time = 500_000;
+pub(crate) const LONG_APPLY: Time = 1_000_000;
 
 /// Reported by the log, not yet told to the peer.
 type Persisted = Arc<Mutex<VecDeque<(u64, crate::Result<()>)>>>;
@@ -36,9 +42,13 @@ pub(crate) struct Running<S: SimStore> {
     pub requests: HashMap<RequestId, usize>,
     /// What the log was when it was last looked at: its terms.
     pub terms: BTreeMap<u64, u64>,
+    /// The first index of its log when it was last looked at.
+    pub first_index: u64,
     /// The term in which it was last seen leading.
     pub led_term: u64,
     pub applied_max: u64,
+    /// Of its last tick, or of its start.
+    pub ticked: Time,
 }
 
 /// A node, running or not.
@@ -54,6 +64,9 @@ pub(crate) struct Node<S: SimStore> {
     pub paused_until: Time,
     pub slow_disk_until: Time,
     pub slow_machine_until: Time,
+    /// The next sync takes [`LONG_SYNC`], the next step of the machine [`LONG_APPLY`].
+    pub long_sync: bool,
+    pub long_apply: bool,
     pub disk_failed: bool,
     /// It has left, and has seen it.
     pub removed: bool,
@@ -73,6 +86,8 @@ impl<S: SimStore> Node<S> {
             paused_until: 0,
             slow_disk_until: 0,
             slow_machine_until: 0,
+            long_sync: false,
+            long_apply: false,
             disk_failed: false,
             removed: false,
             written: HashSet::new(),
@@ -90,9 +105,11 @@ impl<S: SimStore> Node<S> {
         options.committed_bytes_max = 512;
         options.promote_lag_max = 4;
         options.request_ticks = 100;
-        // Half an election timeout: no two clocks here differ by more.
-        let half = ELECTION_TICKS as u64 * TICK / 2;
-        options.lease = lease.then(|| std::time::Duration::from_micros(half));
+        // As long as may be: a follower's promise lasts a tick less than an election timeout, of a
+        // clock that is fast by a fifth at most.
+        let promised = (ELECTION_TICKS as u64 - 1) * TICK * CLOCK_PERCENT_MIN / 100;
+        let lease = lease.then(|| std::time::Duration::from_micros(promised - TICK / 10));
+        options.lease = lease;
         options
     }
 
@@ -113,7 +130,13 @@ impl<S: SimStore> Node<S> {
     }
 
     /// Starts on what its store has.
-    pub(crate) fn start(&mut self, durability: Durability, seed: u64, lease: bool) -> Result<()> {
+    pub(crate) fn start(
+        &mut self,
+        durability: Durability,
+        seed: u64,
+        lease: bool,
+        now: Time,
+    ) -> Result<()> {
         let Some(store) = self.store.take() else {
             return Ok(());
         };
@@ -140,8 +163,10 @@ impl<S: SimStore> Node<S> {
             snapshot: None,
             requests: HashMap::new(),
             terms: BTreeMap::new(),
+            first_index: 0,
             led_term: 0,
             applied_max: 0,
+            ticked: now,
         });
         Ok(())
     }
@@ -152,6 +177,7 @@ impl<S: SimStore> Node<S> {
             return Ok(());
         };
         let store = running.peer.store().clone();
+        self.paused_until = 0;
         drop(running);
         self.store = Some(store.after_crash(kept)?);
         Ok(())
