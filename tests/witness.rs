@@ -53,7 +53,7 @@ impl Crashed {
         let storage = RaftMachineStorage::open(live.path(), options(recycle_wal)).unwrap();
         let write = || {
             let index = storage.last_index() + 1;
-            let entries = [entry(index, index, vec![index as u8; 3 * PAGE])];
+            let entries = [entry(index, index, vec![index as u8; 5 * PAGE])];
             let state = hard_state(index, 1, 0);
             let batch = storage.batch().entries(&entries).hard_state(&state);
             batch.write().unwrap();
@@ -227,11 +227,14 @@ fn a_damaged_last_write_of_a_recycled_log_is_refused_when_it_was_synced() {
 }
 
 /// A write of several pages that was under way at a power cut, and of which some reached the
-/// disk and some did not.
+/// disk and some did not. Whole writes in several pieces may stand behind: in the mode in which
+/// RocksDB 11.8 goes on behind damage it adds the piece before it to the checksum of the next
+/// write in several pieces (`hash_state_` in `db/log_reader.cc`), and refused stores that had lost
+/// nothing: 1 of some 6,000 power cuts.
 #[test]
 fn pages_missing_behind_the_witnessed_end_leave_exactly_what_was_whole_before() {
     for recycle_wal in BOTH {
-        let crashed = Crashed::new(recycle_wal, 3, 4);
+        let crashed = Crashed::new(recycle_wal, 3, 7);
         let (synced, end) = (crashed.synced().0, crashed.last().0);
         for missing in synced.div_ceil(PAGE)..end / PAGE {
             let whole = crashed.ends.iter().rfind(|(end, _)| *end <= missing * PAGE);

@@ -130,10 +130,7 @@ impl Check<'_> {
     /// something in front of the witnessed sequence number is missing: then nothing is touched.
     /// Every recycled log ends in such a tail, so that this must not cost another recovery.
     fn cut_tails(&self, logs: &[Log], flushed: u64) -> Result<Reach> {
-        // Whatever stands in the logs, this opens; only how far it comes is looked at.
-        let mut rocks_options = rocks_options(self.options);
-        rocks_options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
-        let rocks = self.open_read_only(&rocks_options)?;
+        let (rocks, goes_on) = self.open_with_tails()?;
         let witnessed = self.witnessed(&rocks)?;
         let needed = needed_logs(&rocks)?;
         let needed = || logs.iter().filter(|log| log.number >= needed);
@@ -143,8 +140,9 @@ impl Check<'_> {
         let reached = rocks.latest_sequence_number();
         // In the mode that goes on behind everything: where the logs' whole records end, and
         // without damage, the mode that stops at it gets just as far.
+        let is_whole = goes_on && damage.is_none();
         let reach = match &held {
-            Some(held) if damage.is_none() && held.end == reached + 1 => Reach::Proven(replay),
+            Some(held) if is_whole && held.end == reached + 1 => Reach::Proven(replay),
             _ => Reach::Open,
         };
         let recovered = match (held, &damage) {
@@ -161,6 +159,21 @@ impl Check<'_> {
         }
         needed().try_for_each(Log::cut_tail)?;
         Ok(reach)
+    }
+
+    /// Opens whatever stands in the logs: only how far it comes is looked at. And whether it went
+    /// on behind everything.
+    fn open_with_tails(&self) -> Result<(DB, bool)> {
+        let mut rocks_options = rocks_options(self.options);
+        rocks_options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
+        if let Ok(rocks) = self.open_read_only(&rocks_options) {
+            return Ok((rocks, true));
+        }
+        // RocksDB 11.8 takes whole batches behind damage for corrupt in that mode: it goes on with
+        // the checksum of the pieces before it (`hash_state_` in `Reader::ReadRecord`). In this
+        // mode it does not come to them.
+        rocks_options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        Ok((self.open_read_only(&rocks_options)?, false))
     }
 
     /// The last sequence number outside of the logs.

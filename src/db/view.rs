@@ -273,9 +273,15 @@ pub(crate) fn write_current(path: &Path, manifest: &str) -> Result<()> {
 /// Opens a replica for reading, whatever is missing or damaged in it but its logs, as far as
 /// RocksDB can.
 fn open_leniently(path: &Path, logs: &Path, families: &[String]) -> Result<DB> {
-    let options = lenient(logs);
-    let descriptors = descriptors(&Options::default(), families);
-    DB::open_cf_descriptors_read_only(&options, path, descriptors, false)
+    let open = |mode| {
+        let mut options = lenient(logs);
+        options.set_wal_recovery_mode(mode);
+        let descriptors = descriptors(&Options::default(), families);
+        DB::open_cf_descriptors_read_only(&options, path, descriptors, false)
+    };
+    // The first may refuse whole batches behind damage: see `Check::open_with_tails`.
+    open(DBRecoveryMode::SkipAnyCorruptedRecord)
+        .or_else(|_| open(DBRecoveryMode::PointInTime))
         .map_err(|e| opening(path, e))
 }
 
