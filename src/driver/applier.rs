@@ -144,6 +144,9 @@ pub struct Applier<S, M> {
     sessions: Sessions,
     /// Entries and bytes applied since the last snapshot began.
     since_snapshot: (u64, u64),
+    /// A snapshot has replaced entries that were to be applied: what comes before the machine is
+    /// restored from it is part of it.
+    overtaken: bool,
 }
 
 impl<S: LogStore, M: StateMachine> Applier<S, M> {
@@ -161,6 +164,7 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
             book: Book::default(),
             sessions: Sessions::default(),
             since_snapshot: (0, 0),
+            overtaken: false,
             store,
         };
         match applier.machine.durability() {
@@ -225,8 +229,19 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
         self.since_snapshot
     }
 
+    /// Whether a snapshot has been stored that is ahead of what was to be applied: nothing is,
+    /// until the machine is restored from it.
+    pub fn is_overtaken(&self) -> bool {
+        self.overtaken
+    }
+
+    /// What was to be applied is gone from the log.
+    pub(crate) fn overtake(&mut self) {
+        self.overtaken = true;
+    }
+
     /// Applies what is committed. What has been applied before, by a snapshot that came
-    /// meanwhile, is left out.
+    /// meanwhile, is left out; what is left to be restored from one is answered with nothing.
     ///
     /// # Errors
     /// The node must stop: the store or the machine failed, or an entry is missing.
@@ -234,6 +249,9 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
         let mut step = Step::default();
         let mut changes = committed.changes.iter();
         for entry in &committed.entries {
+            if self.overtaken {
+                return Ok(Vec::new());
+            }
             let change = match entry.get_entry_type() {
                 EntryType::EntryNormal => None,
                 _ => changes.next(),
@@ -387,6 +405,9 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
             return Ok(Vec::new());
         };
         self.record(last, &mut step)?;
+        if self.overtaken {
+            return Ok(Vec::new());
+        }
         step.answers.sort_unstable_by_key(|applied| applied.index);
         Ok(step.answers)
     }
@@ -402,9 +423,11 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
             self.put_own(last, changed, &mut writes);
             let conf_state = changed.then_some(&self.conf_state);
             let recorded = self.store.record_applied(last, conf_state, &writes);
-            self.unless_overtaken(last, recorded)?;
+            self.overtaken = self.is_behind(last, recorded)?;
         }
-        self.applied = last;
+        if !self.overtaken {
+            self.applied = last;
+        }
         Ok(())
     }
 
@@ -423,6 +446,7 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
         let Some((index, mut reader)) = self.store.open_snapshot()? else {
             return Ok(());
         };
+        self.overtaken = false;
         if index <= self.applied {
             return Ok(());
         }
@@ -463,15 +487,19 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
         self.put_own(index, true, &mut writes);
         let conf_state = Some(&self.conf_state);
         let recorded = self.store.record_applied(index, conf_state, &writes);
-        self.unless_overtaken(index, recorded)
+        // A newer one comes next.
+        self.is_behind(index, recorded).map(drop)
     }
 
     /// A snapshot may have been stored meanwhile that is ahead of what was to be recorded: then
-    /// the log refuses it, and the machine is about to be restored from that one.
-    fn unless_overtaken(&self, applied: u64, recorded: crate::Result<()>) -> Result<()> {
+    /// the log refuses it, nothing of it is written, and the machine is about to be restored from
+    /// that one.
+    fn is_behind(&self, applied: u64, recorded: crate::Result<()>) -> Result<bool> {
         match recorded {
-            Err(_) if self.store.first_index()? > applied + 1 => Ok(()),
-            recorded => Ok(recorded?),
+            Err(crate::Error::InvalidBatch { .. }) if self.store.first_index()? > applied + 1 => {
+                Ok(true)
+            }
+            recorded => Ok(recorded.map(|()| false)?),
         }
     }
 
@@ -484,7 +512,7 @@ impl<S: LogStore, M: StateMachine> Applier<S, M> {
     /// The machine cannot now.
     pub fn snapshot(&mut self) -> Result<Option<SnapshotJob>> {
         let index = self.applied;
-        if index < self.skip_to {
+        if index < self.skip_to || self.overtaken {
             return Ok(None);
         }
         let term = match self.store.term(index) {
@@ -735,6 +763,26 @@ mod tests {
         let changes = Vec::new();
         applier.apply(&Committed { entries, changes }).unwrap();
         assert_eq!((applier.machine().read(), applier.applied()), (3, 3));
+    }
+
+    /// Their writes were refused, and they were answered all the same, and read.
+    #[test]
+    fn commands_that_a_stored_snapshot_has_overtaken_are_not_answered() {
+        let log = MemoryLog::new([0; 16]);
+        let mut applier = Applier::open(log.clone(), Sum(log.clone())).unwrap();
+        let batch = |indexes: std::ops::Range<u64>| Committed {
+            entries: indexes.map(|index| command(index, index, 1)).collect(),
+            changes: Vec::new(),
+        };
+        assert_eq!(applier.apply(&batch(1..3)).unwrap().len(), 2);
+        let snapshot = log.stage_snapshot(10, 1, &ConfState::default()).unwrap();
+        let snapshot = log.finish_snapshot(snapshot).unwrap();
+        log.begin_with(snapshot, &Writes::default()).unwrap();
+        for late in [batch(3..5), batch(5..11)] {
+            assert_eq!(applier.apply(&late).unwrap(), []);
+            assert!(applier.is_overtaken());
+        }
+        assert_eq!((applier.applied(), applier.machine().read()), (2, 2));
     }
 
     /// With the table full, a new client's command made room by forgetting the oldest one, whose

@@ -35,9 +35,6 @@ pub(crate) struct ApplyThread<S: LogStore, M: StateMachine> {
     pub jobs: mpsc::Sender<Job>,
     /// A snapshot is being written.
     pub snapshotting: Arc<AtomicBool>,
-    /// A snapshot has replaced entries that were to be applied: what is committed before it is
-    /// restored is part of it.
-    pub overtaken: bool,
 }
 
 impl<S: LogStore, M: StateMachine> ApplyThread<S, M> {
@@ -62,9 +59,6 @@ impl<S: LogStore, M: StateMachine> ApplyThread<S, M> {
     }
 
     fn apply(&mut self, committed: &Committed) -> Result<()> {
-        if self.overtaken {
-            return Ok(());
-        }
         let applied = self.applier.apply(committed)?;
         self.tell(Event::Applied(applied));
         let (entries, bytes) = self.applier.since_snapshot();
@@ -76,11 +70,11 @@ impl<S: LogStore, M: StateMachine> ApplyThread<S, M> {
     }
 
     fn reread(&mut self, mut low: u64, high: u64, mut changes: Vec<Change>) -> Result<()> {
-        while low < high && !self.overtaken {
+        while low < high && !self.applier.is_overtaken() {
             let context = GetEntriesContext::empty(false);
             let read = self.store.entries(low, high, REREAD_BYTES, context);
             if self.store.first_index()? > low {
-                self.overtaken = true;
+                self.applier.overtake();
                 return Ok(());
             }
             let entries = read?;
@@ -98,7 +92,6 @@ impl<S: LogStore, M: StateMachine> ApplyThread<S, M> {
 
     fn restore(&mut self) -> Result<()> {
         self.applier.restore()?;
-        self.overtaken = false;
         self.tell(Event::Restored(self.applier.applied()));
         Ok(())
     }
@@ -116,9 +109,6 @@ impl<S: LogStore, M: StateMachine> ApplyThread<S, M> {
     }
 
     fn start_snapshot(&mut self) -> bool {
-        if self.overtaken {
-            return false;
-        }
         match self.applier.snapshot() {
             Ok(Some(job)) => self.jobs.send(Job::Snapshot(job)).is_ok(),
             Ok(None) => false,

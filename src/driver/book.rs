@@ -37,6 +37,13 @@ pub struct NodeInfo {
 /// highest is always a number.
 const ID_MAX: u64 = u64::MAX / 2;
 
+/// What the whole book takes must fit a packet beside a message.
+const NODES_MAX: usize = 256;
+pub(crate) const ADDRESS_BYTES_MAX: usize = 1 << 10;
+pub(crate) const CONTEXT_BYTES_MAX: usize = 16 << 10;
+/// More than anybody changes at once.
+const CHANGES_MAX: usize = 64;
+
 /// Everything the cluster knows of its nodes.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Book {
@@ -75,6 +82,12 @@ pub enum Refusal {
     /// What is told of a node is not part of the change, or is told twice.
     #[error("the change tells of node {0} twice, or without adding it")]
     NotAdded(u64),
+    /// It would not fit what nodes send each other.
+    #[error(
+        "too much: a node's address has at most 1024 bytes, its context 16384, its store's id 16, \
+         a change 64 parts, and a cluster 256 nodes"
+    )]
+    TooLarge,
     /// raft refuses the change.
     #[error("raft refuses the change: {0}")]
     Raft(String),
@@ -126,6 +139,19 @@ impl Book {
             let mut singles = change.get_changes().iter();
             singles.any(|of| of.node_id == id && of.get_change_type() != ConfChangeType::RemoveNode)
         };
+        let fits = |node: &NodeInfo| {
+            node.address.len() <= ADDRESS_BYTES_MAX
+                && node.context.len() <= CONTEXT_BYTES_MAX
+                && node.store_id.len() <= 16
+        };
+        let parts = told.len().max(change.get_changes().len());
+        let newcomers = told.iter().filter(|node| self.node(node.id).is_none());
+        if parts > CHANGES_MAX
+            || !told.iter().all(fits)
+            || self.nodes.len() + newcomers.count() > NODES_MAX
+        {
+            return Err(Refusal::TooLarge);
+        }
         for (at, node) in told.iter().enumerate() {
             let again = told.iter().take(at).any(|other| other.id == node.id);
             if again || !is_added(node.id) {
@@ -267,6 +293,32 @@ mod tests {
         book.check(&same, std::slice::from_ref(&moved)).unwrap();
         book.follow(&configuration(&[1, 2], &[]), vec![moved.clone()]);
         assert_eq!(book.node(2), Some(&moved));
+    }
+
+    /// One entry that no packet holds would have stopped the cluster: it is sent again for ever.
+    #[test]
+    fn what_no_packet_holds_is_refused() {
+        let book = Book::new([7; 16], [node(1, 1)]);
+        let large = NodeInfo {
+            context: vec![0; CONTEXT_BYTES_MAX + 1],
+            ..node(2, 2)
+        };
+        let far = NodeInfo {
+            address: "x".repeat(ADDRESS_BYTES_MAX + 1),
+            ..node(2, 2)
+        };
+        for told in [large, far] {
+            let refused = book.check(&change(&[(LEARNER, 2)]), &[told]);
+            assert_eq!(refused, Err(Refusal::TooLarge));
+        }
+        let many: Vec<_> = (2..=CHANGES_MAX as u64 + 2).collect();
+        let parts: Vec<_> = many.iter().map(|id| (LEARNER, *id)).collect();
+        let told: Vec<_> = many.iter().map(|id| node(*id, 2)).collect();
+        assert_eq!(book.check(&change(&parts), &told), Err(Refusal::TooLarge));
+        let full = Book::new([7; 16], (1..=NODES_MAX as u64).map(|id| node(id, 1)));
+        let one_more = full.next_id();
+        let refused = full.check(&change(&[(LEARNER, one_more)]), &[node(one_more, 2)]);
+        assert_eq!(refused, Err(Refusal::TooLarge));
     }
 
     /// What was told of a node that the change did not add was taken without a look at its

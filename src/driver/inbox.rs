@@ -115,6 +115,7 @@ impl Shared {
             && packet.cluster_id.is_empty()
             && packet.to == 0
             && own.info.id != 0
+            && !self.book.read().is_retired(packet.from)
         {
             return Ok(());
         }
@@ -169,11 +170,18 @@ impl Shared {
             Body::Request(request) => self.take_request(from, request),
             Body::Reply(Reply { key, ending }) => self.take_reply(from, key.counter, ending),
             Body::Snapshot(frame) => self.take_frame(from, frame),
-            // When the node has stopped it needs no telling.
-            Body::Removed => {
+            // A stranger cannot know.
+            Body::Removed if self.knows(from) => {
+                // When the node has stopped it needs no telling.
                 self.mailbox.tell(Event::Removed);
             }
+            Body::Removed => {}
         }
+    }
+
+    fn knows(&self, id: u64) -> bool {
+        let is_member = self.book.read().node(id).is_some();
+        is_member || self.own().seeds.iter().any(|node| node.id == id)
     }
 
     fn take_request(&self, from: u64, request: Request) {
@@ -242,9 +250,10 @@ impl Shared {
 
 impl Packet {
     fn reply_address(&self) -> Option<String> {
-        match &self.body {
-            Body::Request(request) => Some(request.reply_to.clone()),
-            _ => None,
-        }
+        let address = match &self.body {
+            Body::Request(request) => &request.reply_to,
+            _ => &self.from_address,
+        };
+        (!address.is_empty()).then(|| address.clone())
     }
 }

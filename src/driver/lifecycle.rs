@@ -337,6 +337,12 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
              not; no other node of the old cluster may ever run again"
         );
         info.promote = false;
+        let is_empty = self.store.snapshot_metadata().is_none()
+            && self.store.last_index().map_err(Error::Raft)? == 0;
+        if is_empty && !old.is_founder {
+            // Its cluster may be well.
+            return Err(StartError::Membership("has not reached this node yet"));
+        }
         let forcing = true;
         identity::save(
             &self.store,

@@ -11,7 +11,7 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 use tokio::sync::{oneshot, watch};
 
 use super::apply_queue::{ApplyQueue, Task};
-use super::book::{NodeInfo, contains};
+use super::book::{Book, NodeInfo, contains};
 use super::inbox::Inbox;
 use super::mailbox::{Event, Waiting};
 use super::options::Forwarding;
@@ -134,6 +134,11 @@ impl<M: StateMachine> Node<M> {
     /// The cluster it belongs to, 16 bytes.
     pub fn cluster_id(&self) -> Vec<u8> {
         self.shared().own().cluster_id.clone()
+    }
+
+    /// The members, and who has left, as of what this node knows to be committed.
+    pub fn book(&self) -> Book {
+        Book::clone(&self.shared().book())
     }
 
     /// Where the transport hands in what it receives.

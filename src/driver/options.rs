@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::book::{ADDRESS_BYTES_MAX, CONTEXT_BYTES_MAX};
 use super::log_store::DRIVER_FAMILY;
 use super::peer::PeerOptions;
 use crate::config::{Options, SnapshotPayload};
@@ -132,7 +133,7 @@ impl NodeOptions {
         if self.peer.message_bytes_max > 4 << 20 {
             return Some("peer.message_bytes_max: at most 4194304 (4 MiB), a packet must hold it");
         }
-        if self.address.len() > 1 << 10 || self.context.len() > 16 << 10 {
+        if self.address.len() > ADDRESS_BYTES_MAX || self.context.len() > CONTEXT_BYTES_MAX {
             return Some(
                 "address, context: at most 1024 and 16384 bytes, all nodes' travel together",
             );

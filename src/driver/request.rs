@@ -42,7 +42,12 @@ impl Ask {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Ask::Propose { command, .. } => command.len(),
-            _ => 0,
+            Ask::Change { change, nodes } => {
+                let nodes = nodes.iter().map(prost::Message::encoded_len);
+                change.get_changes().len() * 16 + nodes.sum::<usize>()
+            }
+            Ask::Join(node) => prost::Message::encoded_len(node),
+            Ask::Transfer { .. } => 0,
         }
     }
 }

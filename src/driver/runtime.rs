@@ -82,7 +82,6 @@ pub(crate) fn start<S: LogStore, M: StateMachine>(
         shared: Arc::clone(shared),
         jobs: jobs.clone(),
         snapshotting: Arc::clone(&snapshotting),
-        overtaken: false,
     };
     let raft = RaftThread {
         peer,

@@ -112,7 +112,7 @@ pub(crate) struct Shared {
     pub inbound: Mutex<Option<mpsc::SyncSender<(u64, Frame)>>>,
     /// Frames for the threads that send them, by transfer.
     pub outbound: Mutex<HashMap<u64, mpsc::SyncSender<Frame>>>,
-    /// Nodes that are not in the book, and send messages of raft.
+    /// Nodes that send messages of raft, and are not in the book, or elsewhere by it.
     pub heard: Mutex<HashMap<u64, NodeInfo>>,
     /// Where nodes that left were reached, to tell them so.
     pub departed: Mutex<HashMap<u64, NodeInfo>>,
@@ -183,20 +183,26 @@ impl Shared {
 
     /// Where a node is reached, as far as this one knows.
     pub(crate) fn node(&self, id: u64) -> Option<NodeInfo> {
-        if let Some(node) = self.book.read().node(id) {
-            return Some(node.clone());
-        }
-        if let Some(node) = self.heard.lock().get(&id) {
-            return Some(node.clone());
+        let heard = self.heard.lock().get(&id).cloned();
+        match (self.book.read().node(id), heard) {
+            (Some(known), Some(heard)) if heard.store_id != known.store_id => {
+                return Some(known.clone());
+            }
+            (_, Some(heard)) => return Some(heard),
+            (Some(known), None) => return Some(known.clone()),
+            (None, None) => {}
         }
         let own = self.own();
         own.seeds.iter().find(|node| node.id == id).cloned()
     }
 
-    /// Remembers where a node is reached that is not in the book: one of those that came while
-    /// this one was away. They are known by it only when it can answer them.
+    /// Remembers where a node is reached that is elsewhere by the book, or not in it: it has moved,
+    /// or has come while this one was away, which hears of it only when it can answer.
     pub(crate) fn hear_of(&self, id: u64, address: String, store_id: Vec<u8>) {
-        if self.book.read().node(id).is_some() {
+        if let Some(known) = self.book.read().node(id)
+            && known.address == address
+        {
+            self.heard.lock().remove(&id);
             return;
         }
         let mut heard = self.heard.lock();
@@ -258,6 +264,10 @@ impl Shared {
         };
         if self.send(to, Body::Request(request)).is_err() {
             self.settle_forwarded(counter, Err(RequestError::Dropped));
+        }
+        if self.stopped.borrow().is_some() {
+            // Nobody counts the time any more.
+            self.settle_forwarded(counter, Err(RequestError::OutcomeUnknown));
         }
     }
 

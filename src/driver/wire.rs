@@ -292,6 +292,7 @@ fn encode_reply(reply: Reply) -> WireReply {
         Err(RequestError::Refused(Refusal::Unknown(id))) => (wire.code, wire.number) = (22, id),
         Err(RequestError::Refused(Refusal::Raft(text))) => (wire.code, wire.text) = (23, text),
         Err(RequestError::Refused(Refusal::BadId(id))) => (wire.code, wire.number) = (24, id),
+        Err(RequestError::Refused(Refusal::TooLarge)) => wire.code = 26,
         Err(RequestError::Refused(Refusal::NotAdded(id))) => (wire.code, wire.number) = (25, id),
     }
     wire
@@ -333,6 +334,7 @@ fn decode_reply(wire: WireReply) -> Result<Reply, PacketError> {
         23 => Err(Refusal::Raft(text).into()),
         24 => Err(Refusal::BadId(id).into()),
         25 => Err(Refusal::NotAdded(id).into()),
+        26 => Err(Refusal::TooLarge.into()),
         other => return Err(bad(format!("a reply of kind {other}"))),
     };
     let key = RequestKey {

@@ -15,6 +15,7 @@ use crate::proto::{
     ReadRequest, ReadResponse, Role, StatusResponse, TransferLeaderRequest, member_change,
 };
 use crate::server::Caller;
+use crate::tls::Party;
 
 pub(crate) struct ClusterService<M: StateMachine> {
     pub node: Arc<OnceLock<Node<M>>>,
@@ -24,9 +25,17 @@ pub(crate) struct ClusterService<M: StateMachine> {
 impl<M: StateMachine> ClusterService<M> {
     /// The node, for who may ask it.
     fn node_for<T>(&self, request: &Request<T>) -> Result<&Node<M>, Status> {
-        self.caller.check(request)?;
+        let party = self.caller.check(request)?;
         let starting = || Status::unavailable("the node is starting");
-        self.node.get().ok_or_else(starting)
+        let node = self.node.get().ok_or_else(starting)?;
+        if let Some(Party::Node(id)) = party
+            && node.book().is_retired(id)
+        {
+            return Err(Status::permission_denied(format!(
+                "node {id} has left the cluster"
+            )));
+        }
+        Ok(node)
     }
 }
 
@@ -131,6 +140,8 @@ fn nothing(ended: Result<(), RequestError>) -> Result<Response<Nothing>, Status>
 /// As the .proto file says.
 fn refusal(error: RequestError) -> Status {
     let code = match &error {
+        // It will have one.
+        RequestError::NotLeader { leader: None } => Code::Unavailable,
         RequestError::NotLeader { .. } | RequestError::Refused(_) | RequestError::Removed => {
             Code::FailedPrecondition
         }

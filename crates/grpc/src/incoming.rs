@@ -1,26 +1,45 @@
 //! Connections, as many as there may be.
+//!
+//! Invariants:
+//! 1. A connection counts until it is closed, and there are no more than were asked for.
+//! 2. Who says nothing does not keep his place: HTTP/2 has no time-out before it has begun.
+//! 3. None outlives the server for long, whatever its other side does.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// A connection that counts until it is closed.
+/// What a client of HTTP/2 begins with, with TLS or without: this many bytes at least.
+const PREFACE_BYTES: usize = 24;
+/// How long that may take.
+const PREFACE_PATIENCE: Duration = Duration::from_secs(5);
+
 pub(crate) struct Counted {
     stream: TcpStream,
+    /// What is to come before the deadline.
+    awaited: usize,
+    deadline: Pin<Box<Sleep>>,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Accepts connections, `max` at a time: those beyond are closed at once.
+/// Accepts connections, `max` at a time: those beyond are closed at once, and all when `ended`
+/// is cancelled.
 pub(crate) fn accept(
     listener: TcpListener,
     max: usize,
+    ended: CancellationToken,
 ) -> ReceiverStream<Result<Counted, io::Error>> {
     let (accepted, incoming) = mpsc::channel(1);
     let room = Arc::new(Semaphore::new(max));
@@ -45,16 +64,32 @@ pub(crate) fn accept(
             };
             // It is slower without.
             let _ = stream.set_nodelay(true);
-            if accepted
-                .send(Ok(Counted { stream, _permit }))
-                .await
-                .is_err()
-            {
+            let counted = Counted {
+                stream,
+                awaited: PREFACE_BYTES,
+                deadline: Box::pin(tokio::time::sleep(PREFACE_PATIENCE)),
+                ended: Box::pin(ended.clone().cancelled_owned()),
+                _permit,
+            };
+            if accepted.send(Ok(counted)).await.is_err() {
                 return;
             }
         }
     });
     ReceiverStream::new(incoming)
+}
+
+impl Counted {
+    /// Whether it may go on; wakes the task when it may not any more.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.ended.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if self.awaited > 0 && self.deadline.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
 }
 
 impl Connected for Counted {
@@ -71,7 +106,12 @@ impl AsyncRead for Counted {
         context: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buf)
+        self.check(context)?;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buf))?;
+        let read = buf.filled().len() - before;
+        self.awaited = self.awaited.saturating_sub(read);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -81,6 +121,7 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write(context, buf)
     }
 
@@ -97,6 +138,7 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, bufs)
     }
 

@@ -25,6 +25,8 @@ use crate::{MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_KEY};
 
 /// Frames between this task and HTTP/2, which has windows of its own.
 const HANDED_OVER: usize = 4;
+/// How long a stream to who is no member is kept.
+const ANSWERED: Duration = Duration::from_secs(5);
 /// A stream that lasted this long counts as one that worked.
 const WORKED: Duration = Duration::from_secs(10);
 
@@ -122,7 +124,11 @@ impl Task {
 
     /// The next packet; `None` when there is none for a while, or never again.
     async fn next(&mut self) -> Option<Vec<u8>> {
-        let idle = self.shared.options.idle;
+        let idle = match self.to {
+            // An answer to who is no member yet.
+            0 => self.shared.options.idle.min(ANSWERED),
+            _ => self.shared.options.idle,
+        };
         let packet = tokio::time::timeout(idle, self.queued.recv()).await;
         let packet = packet.ok().flatten();
         self.state.left(packet.as_ref());

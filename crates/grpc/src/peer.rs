@@ -4,8 +4,8 @@
 //! 1. Protocol and certificate are checked before anything is read, and with every packet that
 //!    its sender is whom the certificate names; cluster, node and store by the node itself,
 //!    before anything of it reaches raft.
-//! 2. Nothing is allocated for a length that was only declared: tonic refuses longer messages
-//!    than a packet may have.
+//! 2. No message is longer than a packet may be: tonic refuses it by its declared length, and
+//!    reserves memory for others as they are declared.
 
 use raft_rocks::driver::{Ask, Body, Inbox, Lane, Packet, Refused};
 use tokio::sync::watch;
@@ -100,8 +100,9 @@ impl PeerService {
 fn is_of(packet: &Packet, named: u64) -> bool {
     match &packet.body {
         // Who joins has no id yet; the certificate says which it is to be.
-        Body::Request(request) if packet.from == 0 => {
-            matches!(&request.ask, Ask::Join(node) if node.id == named)
+        Body::Request(request) if packet.from == 0 || packet.cluster_id.is_empty() => {
+            let is_own = matches!(&request.ask, Ask::Join(node) if node.id == named);
+            is_own && (packet.from == 0 || packet.from == named)
         }
         _ => packet.from == named,
     }

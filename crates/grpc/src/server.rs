@@ -8,6 +8,7 @@ use std::time::Duration;
 use raft_rocks::driver::{Inbox, Node, StateMachine};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
@@ -22,9 +23,11 @@ use crate::{MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_KEY};
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 1024;
 /// Calls at a time on one of them.
-const CALLS_MAX: u32 = 256;
+const CALLS_MAX: u32 = 64;
 /// How long a peer may take to show its certificate.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long calls that are under way may take when the server ends.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes back for this long is dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -94,7 +97,8 @@ impl Server {
         }
     }
 
-    /// Serves until `end` is ready, and everything that is under way has ended.
+    /// Serves until `end` is ready, and everything that is under way has ended, for some seconds
+    /// at most.
     ///
     /// # Errors
     /// The certificates cannot be used; or the listener failed.
@@ -111,11 +115,16 @@ impl Server {
             let config = tls.server_config().timeout(HANDSHAKE_PATIENCE);
             server = server.tls_config(config).map_err(io::Error::other)?;
         }
-        let connections = accept(listener, CONNECTIONS_MAX);
+        let ended = CancellationToken::new();
+        let connections = accept(listener, CONNECTIONS_MAX, ended.clone());
         let ends = self.ends;
         let end = async move {
             end.await;
             ends.send_replace(true);
+            tokio::spawn(async move {
+                tokio::time::sleep(END_PATIENCE).await;
+                ended.cancel();
+            });
         };
         server
             .add_routes(self.routes)

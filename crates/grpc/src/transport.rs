@@ -12,6 +12,9 @@ use tonic::transport::Endpoint;
 use crate::link::Link;
 use crate::tls::{Party, Tls, TlsError};
 
+/// Streams at a time. Whoever asks something is answered at the address that he names.
+const LINKS_MAX: usize = 1024;
+
 /// Bounds and times of a transport.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -119,11 +122,16 @@ impl GrpcTransport {
         let endpoint = Endpoint::from_shared(uri)?
             .connect_timeout(options.connect_patience)
             .tcp_nodelay(true)
+            .tcp_keepalive(Some(options.keep_alive))
             .http2_keep_alive_interval(options.keep_alive / 2)
             .keep_alive_timeout(options.keep_alive / 2)
             .keep_alive_while_idle(true);
         match &self.shared.tls {
-            Some(tls) => endpoint.tls_config(tls.client_config(receiver.id)),
+            Some(tls) => {
+                // Who accepts and then says nothing would be waited for for ever.
+                let config = tls.client_config(receiver.id);
+                endpoint.tls_config(config.timeout(options.connect_patience))
+            }
             None => Ok(endpoint),
         }
     }
@@ -152,6 +160,10 @@ impl Transport for GrpcTransport {
             return link.send(bytes, bytes_max);
         }
         links.retain(|_, link| !link.has_ended());
+        if links.len() >= LINKS_MAX {
+            log::warn!("no stream to {:?}: there are {LINKS_MAX}", to.address);
+            return Err(SendError::Unreachable);
+        }
         let endpoint = self.endpoint(&receiver).map_err(|e| {
             log::warn!("node {} cannot be at {:?}: {e}", to.id, to.address);
             SendError::Unreachable

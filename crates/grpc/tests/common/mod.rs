@@ -33,6 +33,14 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl 
     }
 }
 
+/// An address that no connection outwards takes while nobody listens there: below the ports that
+/// the system gives.
+pub fn free_address() -> String {
+    let free = |address: &String| std::net::TcpListener::bind(address).is_ok();
+    let mut tries = (0..1000).map(|_| format!("127.0.0.1:{}", fastrand::u16(10_000..32_000)));
+    tries.find(free).unwrap()
+}
+
 /// Keeps every command, of one byte each.
 #[derive(Default)]
 pub struct Journal(Vec<u8>);
@@ -100,7 +108,7 @@ impl Cluster {
     /// A node that serves once it is started.
     async fn builder(&mut self, id: u64) -> Starting {
         let address = self.addresses.get(&id).copied();
-        let address = address.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap());
+        let address = address.unwrap_or_else(|| free_address().parse().unwrap());
         let listener = TcpListener::bind(address).await.unwrap();
         self.addresses.insert(id, listener.local_addr().unwrap());
         let mut options = Options::default();
