@@ -136,13 +136,14 @@ impl Machine {
             Ok(ControlFlow::Break(()))
         })?;
         self.next_due = first.unwrap_or(u64::MAX);
-        self.look_for_leftovers();
-        Ok(())
-    }
-
-    fn look_for_leftovers(&mut self) {
-        self.leftovers = rows_before(self.meta.generation).into();
+        self.leftovers.clear();
+        for (low, high) in rows_before(self.meta.generation) {
+            if !some_rows(&*self.rows, &low, &high)?.is_empty() {
+                self.leftovers.push((low, high));
+            }
+        }
         self.tell_due();
+        Ok(())
     }
 
     fn tell_due(&self) {
@@ -190,10 +191,10 @@ impl Machine {
         (self.meta, self.next_due) = (stepped.meta, stepped.next_due);
         self.leftovers = leftovers;
         self.rows.stage(stepped.changes, writes);
-        match is_cleared {
-            true => self.look_for_leftovers(),
-            false => self.tell_due(),
+        if is_cleared {
+            self.leftovers = rows_before(self.meta.generation).into();
         }
+        self.tell_due();
         Ok(answers)
     }
 }
