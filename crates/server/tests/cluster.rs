@@ -8,7 +8,9 @@
 mod common;
 
 use common::{Client, Cluster, until};
-use raft_rocks_server::instance::Backend;
+use raft_rocks_grpc::certs::Authority;
+use raft_rocks_grpc::{Party, Tls};
+use raft_rocks_server::instance::{Backend, Instance};
 use raft_rocks_server::resp::{ReadConsistency, Redirect};
 
 type Text = Option<String>;
@@ -283,4 +285,50 @@ async fn first_index_beyond(cluster: &Cluster, id: u64, index: u64) {
         (status(cluster, id).await.first_index > index).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_with_certificates_form_a_cluster() {
+    let mut cluster = Cluster::new();
+    let authority = Authority::new("blue").unwrap();
+    cluster.adapt = Box::new(move |settings| {
+        let party = Party::Node(settings.id.take().unwrap());
+        let pem = authority.issue(&party).unwrap();
+        let ca = &authority.pem().certificate;
+        settings.tls = Some(Tls::from_pem(ca, &pem.certificate, &pem.key).unwrap());
+    });
+    // Their ids are those of their certificates.
+    cluster.start_all(3).await;
+    let mut client = cluster.client(cluster.follower().await).await;
+    assert_eq!(client.run::<String>("SET a 1").await, "OK");
+    assert_eq!(client.run::<Text>("GET a").await.unwrap(), "1");
+    drop(client);
+    cluster.shutdown().await;
+}
+
+/// It has forgotten its votes, and would vote twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_does_not_come_back_as_itself() {
+    let mut cluster = Cluster::of(3).await;
+    let follower = match cluster.leader().await {
+        2 => 3,
+        _ => 2,
+    };
+    cluster.kill(follower).await;
+    cluster.wipe(follower);
+    let refused = Instance::start(cluster.settings(follower)).await;
+    let refused = format!("{:#}", refused.err().unwrap());
+    assert!(refused.contains("remove the old one"), "{refused}");
+    let mut client = cluster.client(1).await;
+    assert_eq!(client.run::<String>("SET a 1").await, "OK");
+    let remove = format!("RAFTREMOVEPEER {follower}");
+    assert_eq!(client.run::<String>(&remove).await, "OK");
+    cluster.wipe(follower);
+    let mut settings = cluster.settings(follower);
+    settings.id = None;
+    let newcomer = Instance::start(settings).await.unwrap();
+    assert_eq!(newcomer.node().id(), 4);
+    drop(client);
+    newcomer.shutdown().await.unwrap();
+    cluster.shutdown().await;
 }

@@ -123,6 +123,11 @@ impl Cluster {
         self.nodes.remove(&id).unwrap().halt().await;
     }
 
+    /// Takes a node's disk away.
+    pub fn wipe(&self, id: u64) {
+        std::fs::remove_dir_all(self.settings(id).dir).unwrap();
+    }
+
     pub async fn shutdown(self) {
         for (_, node) in self.nodes {
             node.shutdown().await.unwrap();
