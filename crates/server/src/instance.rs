@@ -1,0 +1,330 @@
+//! A node and everything that serves it, from its settings to its end.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use raft_rocks::driver::{
+    Builder, Compaction, Forwarding, JoinOptions, Node, NodeOptions, StartError, store_options,
+};
+use raft_rocks::{FsyncPolicy, RaftMachineStorage};
+use raft_rocks_grpc::{GrpcTransport, Party, Tls, TransportOptions};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::address::Published;
+use crate::expiry;
+use crate::kv::{FAMILY, Machine, MemoryRows, RocksRows};
+use crate::resp;
+
+/// A request of a client, and what a command adds to it.
+const COMMAND_BYTES_MAX: usize = 3 << 20;
+
+/// Where the state stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// In the store that holds the log.
+    RocksDb,
+    /// In memory: it is made again from the last snapshot and the log at each start.
+    Memory,
+}
+
+/// What a node is to be.
+#[derive(Clone)]
+pub struct Settings {
+    /// `None`: 1, or what the certificate says, or what the leader gives.
+    pub id: Option<u64>,
+    /// Where everything of the node stands.
+    pub dir: PathBuf,
+    /// `host:port` for clients.
+    pub listen: String,
+    /// `host:port` for the other nodes.
+    pub peer_listen: String,
+    /// Where the other nodes reach it. `None`: where it listens.
+    pub advertise: Option<String>,
+    /// Where clients reach it. `None`: where it listens.
+    pub client_advertise: Option<String>,
+    /// Members to ask to be taken in; none: a cluster of its own.
+    pub join: Vec<String>,
+    /// When the log is synced.
+    pub fsync: FsyncPolicy,
+    /// Where the state stands.
+    pub backend: Backend,
+    /// The time between two ticks.
+    pub tick: Duration,
+    /// When snapshots are made, and what stays of the log.
+    pub compaction: Compaction,
+    /// Certificates between nodes.
+    pub tls: Option<Tls>,
+    /// Whether nodes may talk without certificates beyond this machine.
+    pub insecure: bool,
+    /// How clients are served.
+    pub clients: resp::Options,
+}
+
+/// A node that runs.
+pub struct Instance {
+    node: Node<Machine>,
+    client_address: SocketAddr,
+    peer_address: SocketAddr,
+    ends: Ends,
+    purge: JoinHandle<()>,
+}
+
+struct Ends {
+    clients: watch::Sender<bool>,
+    peers: watch::Sender<bool>,
+    clients_served: JoinHandle<()>,
+    peers_served: JoinHandle<io::Result<()>>,
+}
+
+impl Instance {
+    /// Starts a node: the one that the directory belongs to, or a new one.
+    ///
+    /// # Errors
+    /// Why it cannot start, and what to do.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let id = chosen_id(&settings)?;
+        make_private(&settings.dir)?;
+        let clients = bind(&settings.listen, "--listen").await?;
+        let peers = bind(&settings.peer_listen, "--peer-listen").await?;
+        check_exposure(&settings, peers.local_addr()?)?;
+        let mut options = NodeOptions::new(reached_at(
+            settings.advertise.as_deref(),
+            peers.local_addr()?,
+            "--advertise",
+        )?);
+        let client_address = clients.local_addr()?;
+        let client = settings.client_advertise.as_deref();
+        let client = reached_at(client, client_address, "--client-advertise")?;
+        options.context = Published { client }.to_context();
+        options.tick = settings.tick;
+        options.compaction = settings.compaction;
+        options.command_bytes_max = COMMAND_BYTES_MAX;
+        if settings.clients.redirect == resp::Redirect::Try {
+            options.forwarding = Forwarding::Redirect;
+        }
+        let storage = open_store(&settings)?;
+        let transport = GrpcTransport::new(TransportOptions::default(), settings.tls.clone())?;
+        let transport = Arc::new(transport);
+        let machine = match settings.backend {
+            Backend::RocksDb => Machine::open(RocksRows::new(storage.clone())?)?,
+            Backend::Memory => Machine::open(MemoryRows::default())?,
+        };
+        let due = machine.due();
+        let builder = Builder::new(storage, machine, transport.clone(), options)?;
+        transport.report_to(builder.inbox());
+        // Who joins hears the answer before it is a node.
+        let place = Arc::new(OnceLock::new());
+        let server = raft_rocks_grpc::Server::new(builder.inbox(), settings.tls.clone());
+        let server = server.with_cluster(Arc::clone(&place));
+        let (peers_end, clients_end) = (watch::Sender::new(false), watch::Sender::new(false));
+        let peer_address = peers.local_addr()?;
+        let peers_served = tokio::spawn(server.serve(peers, ended(&peers_end)));
+        let node = match start_node(builder, id, settings.join).await {
+            Ok(node) => node,
+            Err(e) => {
+                peers_end.send_replace(true);
+                // Why the node did not start says more.
+                let _ = peers_served.await;
+                return Err(e);
+            }
+        };
+        // It is set once, here.
+        let _ = place.set(node.clone());
+        if !client_address.ip().is_loopback() && settings.clients.secret.is_none() {
+            tracing::warn!(
+                "--listen {client_address} is open to the network, and clients show no token; give \
+                 --auth-token-file where not everybody may change everything"
+            );
+        }
+        let server = resp::Server::new(node.clone(), settings.clients);
+        let clients_served = tokio::spawn(server.serve(clients, ended(&clients_end)));
+        tracing::info!(
+            id = node.id(),
+            "serving clients at {client_address}, nodes at {peer_address}"
+        );
+        Ok(Instance {
+            purge: tokio::spawn(expiry::purge(node.clone(), due)),
+            node,
+            client_address,
+            peer_address,
+            ends: Ends {
+                clients: clients_end,
+                peers: peers_end,
+                clients_served,
+                peers_served,
+            },
+        })
+    }
+
+    /// The node itself.
+    pub fn node(&self) -> &Node<Machine> {
+        &self.node
+    }
+
+    /// Where it listens for clients.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Where it listens for other nodes.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
+    }
+
+    /// Ends in good order: what is under way is answered, and leadership handed over.
+    ///
+    /// # Errors
+    /// The server for other nodes had failed before.
+    pub async fn shutdown(self) -> anyhow::Result<()> {
+        self.ends.clients.send_replace(true);
+        self.ends.clients_served.await?;
+        self.purge.abort();
+        self.node.shutdown().await;
+        self.ends.peers.send_replace(true);
+        self.ends.peers_served.await??;
+        Ok(())
+    }
+
+    /// Ends as a crash would.
+    pub async fn halt(self) {
+        self.purge.abort();
+        self.ends.clients_served.abort();
+        self.node.halt().await;
+        self.ends.peers_served.abort();
+        // Cancelled, or failed before: nothing of either matters now.
+        let _ = self.ends.clients_served.await;
+        let _ = self.ends.peers_served.await;
+    }
+}
+
+/// Ready when it is told.
+fn ended(sender: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
+    let mut receiver = sender.subscribe();
+    async move {
+        // An error: nobody is left who could tell.
+        let _ = receiver.wait_for(|ends| *ends).await;
+    }
+}
+
+async fn start_node(
+    builder: Builder<RaftMachineStorage, Machine>,
+    id: Option<u64>,
+    join: Vec<String>,
+) -> anyhow::Result<Node<Machine>> {
+    if let Some(identity) = builder.identity()? {
+        if !join.is_empty() {
+            let id = identity.node_id;
+            tracing::info!("--join is ignored: the directory belongs to node {id}, a member");
+        }
+        // It may restore a machine: nothing for an executor.
+        let opened = tokio::task::spawn_blocking(move || match id {
+            Some(id) => builder.open_as(id),
+            None => builder.open(),
+        });
+        return Ok(opened.await??);
+    }
+    if join.is_empty() {
+        let id = id.unwrap_or(1);
+        tracing::info!("beginning a new cluster as node {id}");
+        return Ok(tokio::task::spawn_blocking(move || bootstrap(builder, id)).await??);
+    }
+    tracing::info!("asking {} to be taken in", join.join(", "));
+    let options = JoinOptions {
+        id,
+        ..JoinOptions::default()
+    };
+    let asked = join.join(", ");
+    let joined = builder.join(join, options).await;
+    joined.with_context(|| format!("joining the cluster of {asked}"))
+}
+
+fn bootstrap(
+    builder: Builder<RaftMachineStorage, Machine>,
+    id: u64,
+) -> Result<Node<Machine>, StartError> {
+    let members = vec![builder.node_info(id)?];
+    let mut cluster_id = [0; 16];
+    getrandom::getrandom(&mut cluster_id).map_err(|_| {
+        StartError::Options("cluster id: the system gives no random bytes; start it again")
+    })?;
+    builder.bootstrap_with(id, cluster_id, members)
+}
+
+fn open_store(settings: &Settings) -> anyhow::Result<RaftMachineStorage> {
+    let mut options = raft_rocks::Options::default();
+    options.fsync = settings.fsync;
+    options.column_families = vec![FAMILY.to_owned()];
+    let dir = settings.dir.join("store");
+    let opened = RaftMachineStorage::open(&dir, store_options(options));
+    opened.with_context(|| format!("opening {}", dir.display()))
+}
+
+async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| {
+        format!("{flag} {address}: cannot listen there; give HOST:PORT of this machine, not in use")
+    })
+}
+
+fn check_exposure(settings: &Settings, peers: SocketAddr) -> anyhow::Result<()> {
+    if settings.tls.is_none() && !settings.insecure && !peers.ip().is_loopback() {
+        bail!(
+            "--peer-listen {peers} is open to the network, where without certificates anybody can \
+             be a node; give --tls-ca, --tls-cert and --tls-key (`raft-rocks-server certs` makes \
+             them), or --insecure where nobody else is on that network"
+        );
+    }
+    Ok(())
+}
+
+/// The id that the settings and the certificate agree on.
+fn chosen_id(settings: &Settings) -> anyhow::Result<Option<u64>> {
+    let Some(tls) = &settings.tls else {
+        return Ok(settings.id);
+    };
+    let Party::Node(certified) = *tls.party() else {
+        bail!("--tls-cert is that of a client; a node needs one of its own");
+    };
+    ensure!(
+        settings.id.is_none_or(|id| id == certified),
+        "--tls-cert is that of node {certified}, not of --id {}",
+        settings.id.unwrap_or_default()
+    );
+    Ok(Some(certified))
+}
+
+/// Where others reach what listens at `bound`.
+fn reached_at(given: Option<&str>, bound: SocketAddr, flag: &str) -> anyhow::Result<String> {
+    let address = match given {
+        Some(given) => given.to_owned(),
+        None => bound.to_string(),
+    };
+    let host_and_port = address.rsplit_once(':');
+    let port = host_and_port.and_then(|(_, port)| port.parse::<u16>().ok());
+    let (Some((host, _)), Some(1..)) = (host_and_port, port) else {
+        bail!("{flag} {address}: give HOST:PORT");
+    };
+    let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    ensure!(
+        !host.is_empty() && !ip.is_ok_and(|ip| ip.is_unspecified()),
+        "others cannot reach {address}; give {flag} HOST:PORT as they reach this machine"
+    );
+    Ok(address)
+}
+
+/// A directory that nobody else looks into.
+fn make_private(dir: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
+    made.with_context(|| format!("--dir {}: cannot make it", dir.display()))
+}

@@ -1,0 +1,15 @@
+//! A replicated key-value server that speaks the Redis protocol, on raft-rocks.
+//!
+//! - [`kv`]: the state machine.
+//! - [`resp`]: the Redis protocol.
+//! - [`config`], [`certs`]: what the command line says.
+//! - [`expiry`]: what has expired is removed.
+//! - [`instance`]: a node with everything that serves it.
+
+pub mod address;
+pub mod certs;
+pub mod config;
+pub mod expiry;
+pub mod instance;
+pub mod kv;
+pub mod resp;
