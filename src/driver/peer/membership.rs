@@ -15,7 +15,7 @@ use crate::driver::proposals::RequestId;
 
 impl<S: LogStore> Peer<S> {
     /// Proposes a change of the configuration; `nodes` says where those that it adds are reached.
-    /// It ends in [`Output::finished`].
+    /// It ends in [`Output::finished`](super::Output::finished).
     pub fn propose_change(&mut self, id: RequestId, change: &ConfChangeV2, nodes: Vec<NodeInfo>) {
         if !self.is_leader() {
             let leader = self.leader();

@@ -89,7 +89,7 @@ pub struct Finished {
 pub struct Output {
     /// To be sent, in order per receiver.
     pub messages: Vec<Message>,
-    /// Snapshots to be streamed; each is to be reported with [`Peer::report_snapshot`].
+    /// Snapshots to be streamed; each is to be reported with [`Peer::report_snapshot`](super::Peer::report_snapshot).
     pub snapshots: Vec<Message>,
     /// A snapshot is stored; the machine is to be restored from it before it applies more.
     pub restore: bool,

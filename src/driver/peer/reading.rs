@@ -8,7 +8,7 @@ use crate::driver::log_store::LogStore;
 use crate::driver::proposals::RequestId;
 
 impl<S: LogStore> Peer<S> {
-    /// Asks when something may be read; it ends in [`Output::finished`].
+    /// Asks when something may be read; it ends in [`Output::finished`](super::Output::finished).
     pub fn read(&mut self, id: RequestId, consistency: Consistency, now: Duration) {
         self.see(now);
         let index = self.applied;
