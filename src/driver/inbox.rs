@@ -36,7 +36,10 @@ impl Inbox {
         let from = packet.from;
         let checked = shared.check(&packet);
         match checked {
-            Ok(()) => shared.take(packet),
+            Ok(()) => {
+                shared.silent.lock().remove(&from);
+                shared.take(packet);
+            }
             Err(why) => {
                 shared.dropped.packets.fetch_add(1, Ordering::Relaxed);
                 if shared.is_new_refusal(from, why) {
@@ -47,10 +50,10 @@ impl Inbox {
         checked
     }
 
-    /// What was sent to this node did not arrive.
+    /// Messages that were sent to this node did not arrive, or nobody knows.
     pub fn unreachable(&self, id: u64) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.mailbox.unreachable(id);
+            shared.miss(id);
         }
     }
 

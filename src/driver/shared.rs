@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     pub inbound: Mutex<Option<mpsc::SyncSender<(u64, Frame)>>>,
     /// Frames for the threads that send them, by transfer.
     pub outbound: Mutex<HashMap<u64, mpsc::SyncSender<Frame>>>,
+    /// Nodes that could not be sent to, and have not been heard of since.
+    pub silent: Mutex<HashSet<u64>>,
     /// Nodes that send messages of raft, and are not in the book, or elsewhere by it.
     pub heard: Mutex<HashMap<u64, NodeInfo>>,
     /// Where nodes that left were reached, to tell them so.
@@ -149,6 +151,7 @@ impl Shared {
             recent: Mutex::default(),
             inbound: Mutex::default(),
             outbound: Mutex::default(),
+            silent: Mutex::default(),
             heard: Mutex::default(),
             departed: Mutex::default(),
             refusals: Mutex::default(),
@@ -240,6 +243,20 @@ impl Shared {
         sent
     }
 
+    /// A node could not be sent to. What was asked of it may have arrived.
+    pub(crate) fn miss(&self, id: u64) {
+        self.silent.lock().insert(id);
+        self.mailbox.unreachable(id);
+        let asked: Vec<u64> = {
+            let forwarded = self.forwarded.lock();
+            let of_it = forwarded.iter().filter(|(_, of)| of.to == id);
+            of_it.map(|(counter, _)| *counter).collect()
+        };
+        for counter in asked {
+            self.settle_forwarded(counter, Err(RequestError::OutcomeUnknown));
+        }
+    }
+
     /// Hands a request to another node; `answer` is called once, with how it ended.
     pub(crate) fn forward(
         &self,
@@ -247,6 +264,10 @@ impl Shared {
         ask: Ask,
         answer: impl FnOnce(Ending) + Send + 'static,
     ) {
+        if self.silent.lock().contains(&to.id) {
+            // A leader that has just gone: nothing is sent, so that it can be asked again.
+            return answer(Err(RequestError::Dropped));
+        }
         let counter = self.draw();
         let forwarded = Forwarded {
             to: to.id,

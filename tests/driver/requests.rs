@@ -7,7 +7,9 @@ use raft_rocks::driver::{
     Builder, Consistency, Faults, Forwarding, LocalNetwork, MemoryLog, RequestError, Session,
 };
 
-use crate::cluster::{Cluster, address, commands, node_options, retried, status_when, until};
+use crate::cluster::{
+    Cluster, DEADLINE, address, commands, node_options, retried, status_when, until,
+};
 use crate::machines::{Journal, PANIC};
 
 #[tokio::test]
@@ -41,6 +43,24 @@ async fn a_query_that_panics_ends_with_who_asked() {
     });
     assert!(asked.await.unwrap_err().is_panic());
     cluster.propose("still there").await;
+}
+
+/// It was waited for until the request's patience was over: ten seconds, when a leader crashed.
+#[tokio::test]
+async fn what_was_asked_of_a_node_that_is_gone_is_not_waited_for() {
+    let mut cluster = Cluster::empty();
+    cluster.adapt = Box::new(|options| options.peer.request_ticks = 100_000);
+    let cluster = cluster.start(&[1, 2, 3]).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    cluster.network.isolate(&address(leader.id()));
+    let asking = follower.clone();
+    let asked = tokio::spawn(async move { asking.propose("lost").await });
+    status_when(&follower, "it is under way", |status| status.requests > 0).await;
+    // As a transport says when a connection breaks.
+    follower.inbox().unreachable(leader.id());
+    let ended = tokio::time::timeout(DEADLINE, asked).await;
+    assert!(ended.unwrap().unwrap().is_err());
+    drop(leader);
 }
 
 /// A transport that repeats packets made two commands of one.

@@ -186,8 +186,10 @@ impl Task {
             why.message()
         );
         self.state.is_down.store(true, Ordering::Release);
+        // The stream of a snapshot notices by itself.
         if let Some(inbox) = self.shared.inbox()
             && self.to != 0
+            && self.lane == Lane::Messages
         {
             inbox.unreachable(self.to);
         }
