@@ -523,6 +523,16 @@ fn manifest_of(dir: &Path) -> std::path::PathBuf {
     database.join(current.trim_end())
 }
 
+/// Puts a torn write behind a MANIFEST: checksum, length and type; the payload did not come.
+fn tear_manifest(dir: &Path) -> (std::path::PathBuf, Vec<u8>) {
+    let manifest = manifest_of(dir);
+    let mut bytes = std::fs::read(&manifest).unwrap();
+    bytes.extend([7, 7, 7, 7, 40, 0, 1]);
+    bytes.extend([0; 40]);
+    std::fs::write(&manifest, &bytes).unwrap();
+    (manifest, bytes)
+}
+
 /// A power cut while RocksDB wrote a record to its MANIFEST: the file had got its length, and one
 /// page of the two that the record was on. RocksDB 11.8 refused the store, which had lost nothing:
 /// 1 of 501 cuts (`tests/power_cut/`).
@@ -530,12 +540,7 @@ fn manifest_of(dir: &Path) -> std::path::PathBuf {
 fn a_manifest_with_a_torn_write_at_its_end_opens() {
     let dir = tempfile::tempdir().unwrap();
     make_store(dir.path());
-    let manifest = manifest_of(dir.path());
-    let mut bytes = std::fs::read(&manifest).unwrap();
-    // Checksum, length, type; the payload did not come.
-    bytes.extend([7, 7, 7, 7, 40, 0, 1]);
-    bytes.extend([0; 40]);
-    std::fs::write(&manifest, bytes).unwrap();
+    tear_manifest(dir.path());
     let storage = open(dir.path(), VerifyOnOpen::Full).unwrap();
     assert_eq!((storage.first_index(), storage.last_index()), (3, 9));
 }
@@ -544,11 +549,7 @@ fn a_manifest_with_a_torn_write_at_its_end_opens() {
 fn a_refused_store_keeps_the_torn_write_of_its_manifest() {
     let dir = tempfile::tempdir().unwrap();
     make_store(dir.path());
-    let manifest = manifest_of(dir.path());
-    let mut bytes = std::fs::read(&manifest).unwrap();
-    bytes.extend([7, 7, 7, 7, 40, 0, 1]);
-    bytes.extend([0; 40]);
-    std::fs::write(&manifest, &bytes).unwrap();
+    let (manifest, bytes) = tear_manifest(dir.path());
     for file in std::fs::read_dir(database_dir(dir.path())).unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_some_and(|kind| kind == "log") {

@@ -337,9 +337,7 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
              not; no other node of the old cluster may ever run again"
         );
         info.promote = false;
-        let is_empty = self.store.snapshot_metadata().is_none()
-            && self.store.last_index().map_err(Error::Raft)? == 0;
-        if is_empty && !old.is_founder {
+        if self.holds_nothing()? && !old.is_founder {
             // Its cluster may be well.
             return Err(StartError::Membership("has not reached this node yet"));
         }
@@ -400,12 +398,15 @@ impl<S: LogStore, M: StateMachine> Builder<S, M> {
         if let Some(identity) = self.identity()? {
             return Err(StartError::HasIdentity(Box::new(identity)));
         }
-        let is_empty = self.store.snapshot_metadata().is_none()
-            && self.store.last_index().map_err(Error::Raft)? == 0;
-        match is_empty {
+        match self.holds_nothing()? {
             true => Ok(()),
             false => Err(StartError::NotEmpty),
         }
+    }
+
+    fn holds_nothing(&self) -> Result<bool, StartError> {
+        let last_index = self.store.last_index().map_err(Error::Raft)?;
+        Ok(self.store.snapshot_metadata().is_none() && last_index == 0)
     }
 }
 
