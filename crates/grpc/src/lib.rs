@@ -38,10 +38,12 @@ mod cluster;
 mod incoming;
 mod link;
 mod peer;
+mod seldom;
 mod server;
 mod tls;
 mod transport;
 
+pub use seldom::Seldom;
 pub use server::Server;
 pub use tls::{Party, Tls, TlsError};
 pub use transport::{GrpcTransport, TransportOptions};
