@@ -32,9 +32,17 @@ enum Command {
 /// What was said on the command line cannot be used.
 const USAGE: u8 = 2;
 
-/// Runs the program with these arguments, its name first, until it ends. Other programs that need
-/// a node in a process of its own run this in themselves.
+/// Runs the program with these arguments, its name first, until it ends.
 pub fn main<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> ExitCode {
+    main_with(arguments, |_| {})
+}
+
+/// As [`main`], with something changed for which there is no flag: for programs of tests, that are
+/// nodes themselves.
+pub fn main_with<T: Into<OsString> + Clone>(
+    arguments: impl IntoIterator<Item = T>,
+    change: impl FnOnce(&mut Settings),
+) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(e) => {
@@ -47,7 +55,7 @@ pub fn main<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -
         Some(Command::Certs(args)) => ended(certs::run(&args).map(|told| {
             told.iter().for_each(|line| println!("{line}"));
         })),
-        None => serve(cli.flags),
+        None => serve(cli.flags, change),
     }
 }
 
@@ -61,16 +69,17 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-fn serve(flags: Flags) -> ExitCode {
+fn serve(flags: Flags, change: impl FnOnce(&mut Settings)) -> ExitCode {
     let flags = match flags.with_file() {
         Ok(flags) => flags,
         Err(e) => return wrong_usage(&e),
     };
     let (level, format) = (flags.level(), flags.log_format);
-    let settings = match flags.settings() {
+    let mut settings = match flags.settings() {
         Ok(settings) => settings,
         Err(e) => return wrong_usage(&e),
     };
+    change(&mut settings);
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(std::io::stderr().is_terminal())
