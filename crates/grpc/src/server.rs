@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use crate::cluster::ClusterService;
-use crate::incoming::accept;
+use crate::incoming::{accept, secured};
 use crate::invitation::{Invitations, NewcomerService};
 use crate::peer::PeerService;
 use crate::proto::cluster_server::ClusterServer;
@@ -26,8 +26,6 @@ use crate::{MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_KEY};
 const CONNECTIONS_MAX: usize = 1024;
 /// Calls at a time on one of them.
 const CALLS_MAX: u32 = 64;
-/// How long a peer may take to show its certificate.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long calls that are under way may take when the server ends.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes back for this long is dead.
@@ -122,7 +120,7 @@ impl Server {
     /// at most.
     ///
     /// # Errors
-    /// The certificates cannot be used; or the listener failed.
+    /// HTTP/2 failed.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -132,10 +130,6 @@ impl Server {
             .max_concurrent_streams(CALLS_MAX)
             .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
             .http2_keepalive_timeout(Some(KEEP_ALIVE / 2));
-        if let Some(tls) = &self.caller.tls {
-            let config = tls.server_config().timeout(HANDSHAKE_PATIENCE);
-            server = server.tls_config(config).map_err(io::Error::other)?;
-        }
         let ended = CancellationToken::new();
         let connections = accept(listener, CONNECTIONS_MAX, ended.clone());
         let ends = self.ends;
@@ -147,10 +141,14 @@ impl Server {
                 ended.cancel();
             });
         };
-        server
-            .add_routes(self.routes)
-            .serve_with_incoming_shutdown(connections, end)
-            .await
-            .map_err(io::Error::other)
+        let router = server.add_routes(self.routes);
+        let served = match &self.caller.tls {
+            None => router.serve_with_incoming_shutdown(connections, end).await,
+            Some(tls) => {
+                let connections = secured(connections, tls.acceptor());
+                router.serve_with_incoming_shutdown(connections, end).await
+            }
+        };
+        served.map_err(io::Error::other)
     }
 }

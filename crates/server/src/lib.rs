@@ -2,12 +2,13 @@
 //!
 //! - [`kv`]: the state machine.
 //! - [`resp`]: the Redis protocol.
-//! - [`config`], [`certs`]: what the command line says.
+//! - [`cli`], [`config`], [`certs`]: the program and what its command line says.
 //! - [`expiry`]: what has expired is removed.
 //! - [`instance`]: a node with everything that serves it.
 
 pub mod address;
 pub mod certs;
+pub mod cli;
 pub mod config;
 pub mod expiry;
 pub mod instance;

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
+use tokio_rustls::rustls;
 use tonic::{Code, Status};
 
 /// What came of a request to a node instead of an answer.
