@@ -18,7 +18,7 @@ PROST := --features driver,testing,metrics $(LOCKED)
 # package alone is built with this.
 PROTOBUF := --package raft-rocks --no-default-features --features protobuf-codec,driver,testing,metrics $(LOCKED)
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= entry_codec keys storage_ops
+FUZZ_TARGETS ?= entry_codec keys peer_frames resp storage_ops
 CRASH_ROUNDS ?= 160
 
 help: ## Lists the targets
