@@ -14,8 +14,10 @@ use tonic::{Request, Status};
 
 use crate::cluster::ClusterService;
 use crate::incoming::{accept, secured};
+use crate::invitation::{Invitations, NewcomerService};
 use crate::peer::PeerService;
 use crate::proto::cluster_server::ClusterServer;
+use crate::proto::newcomer_server::NewcomerServer;
 use crate::proto::peer_server::PeerServer;
 use crate::tls::{Party, Tls};
 use crate::{MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_KEY};
@@ -32,7 +34,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Who calls, as far as it is known.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    tls: Option<Tls>,
+    pub tls: Option<Tls>,
 }
 
 impl Caller {
@@ -59,6 +61,8 @@ pub struct Server {
     routes: Routes,
     caller: Caller,
     ends: watch::Sender<bool>,
+    /// Of a node that waits for one.
+    invitations: Option<Invitations>,
 }
 
 impl Server {
@@ -77,6 +81,22 @@ impl Server {
             routes: Routes::new(peer),
             caller,
             ends,
+            invitations: None,
+        }
+    }
+
+    /// Takes the invitation of a cluster, for a node that belongs to none yet. Before
+    /// [`with_cluster`](Server::with_cluster), which tells then what the node waits for.
+    #[must_use]
+    pub fn with_invitations(self, invitations: &Invitations) -> Self {
+        let newcomer = NewcomerService {
+            invitations: invitations.clone(),
+            caller: self.caller.clone(),
+        };
+        Server {
+            routes: self.routes.add_service(NewcomerServer::new(newcomer)),
+            invitations: Some(invitations.clone()),
+            ..self
         }
     }
 
@@ -87,6 +107,7 @@ impl Server {
         let cluster = ClusterService {
             node,
             caller: self.caller.clone(),
+            invitations: self.invitations.clone(),
         };
         let cluster = ClusterServer::new(cluster).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Server {
