@@ -128,6 +128,33 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until a node has ended by itself, and with an error.
+    ///
+    /// # Errors
+    /// It does not run, goes on, or ends as if nothing were wrong.
+    pub async fn ended(&mut self, at: usize) -> Result<()> {
+        let status = self.taken(at)?.end().await?;
+        ensure!(
+            !status.success(),
+            "node {}, which could not go on: {status}",
+            at + 1
+        );
+        Ok(())
+    }
+
+    /// Starts all nodes that do not run.
+    ///
+    /// # Errors
+    /// One cannot be started.
+    pub fn restart_all(&mut self) -> Result<()> {
+        for at in 0..self.nodes.len() {
+            if !self.node(at)?.is_up() {
+                self.restart(at)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where clients may ask.
     pub fn clients(&self) -> Vec<SocketAddr> {
         self.nodes
@@ -224,6 +251,12 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// The program, and where another cluster may be made.
+    pub fn place(&self) -> (&Path, &Path) {
+        let beside = self.home.path().parent();
+        (&self.program, beside.unwrap_or(self.home.path()))
     }
 
     /// Where everything of it is.

@@ -262,10 +262,10 @@ impl Story {
     }
 
     async fn end(&mut self) -> Result<(Figures, Findings)> {
+        self.say("reading back and judging");
         let load = self.load.take().context("the clients have ended")?;
         let unavailable_ms_max = load.recorder.longest_gap_ms();
         let recorder = load.end().await;
-        self.say("reading back and judging");
         self.cluster.whole().await?;
         let acknowledged = recorder.acknowledged();
         let findings = judge(&recorder, PREFIX, &self.cluster.clients()).await?;

@@ -124,6 +124,11 @@ impl Recorder {
         self.asked.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// How many operations have been asked for.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// How an operation on `key`, asked for at `invoked`, has ended just now.
     pub fn ended(&self, key: u64, invoked: u64, outcome: Outcome) {
         let now = self.now();

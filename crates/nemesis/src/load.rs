@@ -43,6 +43,8 @@ pub struct Plan {
 
 /// Clients that ask until they are told to end.
 pub struct Load {
+    /// What they are.
+    pub plan: Plan,
     /// What they saw.
     pub recorder: Arc<Recorder>,
     addresses: Arc<RwLock<Vec<SocketAddr>>>,
@@ -70,6 +72,7 @@ impl Load {
             clients.spawn(client.run(Arc::clone(&ends)));
         }
         Load {
+            plan: plan.clone(),
             recorder,
             addresses,
             ends,
@@ -91,6 +94,12 @@ impl Load {
         let done = || async { (self.recorder.acknowledged() >= goal).then_some(()) };
         let waited = until("clients are answered", done).await;
         waited.with_context(|| format!("counted: {:?}", self.recorder.counts()))
+    }
+
+    /// The keys that are in use now.
+    pub fn keys(&self) -> Vec<u64> {
+        let first = self.recorder.asked() / OPERATIONS_OF_KEYS * KEYS;
+        (first..first + KEYS).collect()
     }
 
     /// Tells the clients to end, and waits until each knows how its last operation ended.

@@ -17,6 +17,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use crate::PATIENCE;
+
 /// How long a process may take to end in good order.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -85,6 +87,16 @@ impl Process {
         let ended = tokio::time::timeout(END_PATIENCE, self.child.wait()).await;
         let told = || format!("a node told to end has not within {END_PATIENCE:?}");
         ended.with_context(told)?.context("wait for a node")
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// It has not for a long time.
+    pub async fn end(mut self) -> Result<ExitStatus> {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let goes_on = || format!("a node that should have stopped has not within {PATIENCE:?}");
+        ended.with_context(goes_on)?.context("wait for a node")
     }
 
     /// How it has ended, if it has.

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -45,6 +46,7 @@ type Rules = BTreeMap<Direction, Rule>;
 pub struct Network {
     rules: Arc<watch::Sender<Rules>>,
     dialers: Dialers,
+    strayed: Arc<AtomicU64>,
     proxies: Vec<AbortHandle>,
 }
 
@@ -62,6 +64,7 @@ impl Network {
         Network {
             rules,
             dialers,
+            strayed: Arc::default(),
             proxies,
         }
     }
@@ -80,6 +83,7 @@ impl Network {
             listener: TcpListener::bind(at).await?,
             rules: Arc::clone(&self.rules),
             dialers: self.dialers.clone(),
+            strayed: Arc::clone(&self.strayed),
             to,
             upstream,
         };
@@ -95,6 +99,11 @@ impl Network {
         });
     }
 
+    /// How many connections have led astray.
+    pub fn strayed(&self) -> u64 {
+        self.strayed.load(Ordering::Relaxed)
+    }
+
     /// Everything arrives again.
     pub fn heal(&self) {
         self.rules.send_modify(Rules::clear);
@@ -105,6 +114,7 @@ struct Proxy {
     listener: TcpListener,
     rules: Arc<watch::Sender<Rules>>,
     dialers: Dialers,
+    strayed: Arc<AtomicU64>,
     to: usize,
     upstream: SocketAddr,
 }
@@ -123,6 +133,7 @@ impl Proxy {
             let link = Link {
                 direction: (from, self.to),
                 rules: self.rules.subscribe(),
+                strayed: Arc::clone(&self.strayed),
                 is_astray: None,
             };
             // Either end may fail at any time; that is what it is for.
@@ -136,6 +147,7 @@ impl Proxy {
 struct Link {
     direction: Direction,
     rules: watch::Receiver<Rules>,
+    strayed: Arc<AtomicU64>,
     is_astray: Option<SocketAddr>,
 }
 
@@ -158,6 +170,9 @@ impl Link {
         }
         self.is_astray = Self::astray(rule);
         let other = TcpStream::connect(self.is_astray.unwrap_or(upstream)).await?;
+        if self.is_astray.is_some() {
+            self.strayed.fetch_add(1, Ordering::Relaxed);
+        }
         stream.set_nodelay(true)?;
         other.set_nodelay(true)?;
         let (near, near_out) = stream.into_split();
