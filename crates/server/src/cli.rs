@@ -16,7 +16,8 @@ use crate::instance::{Instance, Settings};
 /// A node of a replicated key-value store, for clients of Redis. Without flags it is a cluster of
 /// its own.
 #[derive(Debug, Parser)]
-#[command(name = "raft-rocks-server", version)]
+// A flag that is given again counts, as for most programs.
+#[command(name = "raft-rocks-server", version, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -88,6 +89,9 @@ fn serve(flags: Flags, change: impl FnOnce(&mut Settings)) -> ExitCode {
         Some(LogFormat::Json) => log.json().init(),
         None | Some(LogFormat::Text) => log.init(),
     }
+    // What a shell allows is often too few for the connections there may be. Where it cannot be
+    // more, those beyond are not accepted, and that is logged.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = tokio::runtime::Runtime::new().context("starting threads");
     ended(runtime.and_then(|runtime| runtime.block_on(run(settings))))
 }
