@@ -334,3 +334,50 @@ async fn what_changes_is_watched_until_it_is_interrupted() {
     assert_eq!(ended.await.unwrap(), Some(0));
     cluster.kill(follower).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_waits_is_added() {
+    let authority = Authority::new("blue").unwrap();
+    let client = Files::of(&authority, &authority, &Party::Client);
+    let mut cluster = Cluster::new();
+    cluster.adapt = Box::new(move |settings| {
+        let party = Party::Node(settings.id.take().unwrap());
+        let pem = authority.issue(&party).unwrap();
+        let ca = &authority.pem().certificate;
+        settings.tls = Some(Tls::from_pem(ca, &pem.certificate, &pem.key).unwrap());
+    });
+    cluster.start_all(1).await;
+    let (address, waiting) = cluster.wait_for_invitation(2).await;
+    let flags = client.flags();
+    let ask_as = async |node: &str, args: &[&str]| {
+        let flags = flags.iter().map(String::as_str);
+        let args: Vec<&str> = args.iter().copied().chain(flags).collect();
+        ask_at(node, &args).await
+    };
+    let said = until("it listens", || async {
+        let said = ask_as(&address, &["status"]).await;
+        (said.code != UNREACHABLE).then_some(said)
+    })
+    .await;
+    assert_eq!(said.code, REFUSED, "{said}");
+    assert!(said.stderr.contains("waits to be invited"), "{said}");
+    let first = cluster.peer_address(1);
+    let said = ask_as(&first, &["add", &address, "--id", "3"]).await;
+    assert_eq!(said.code, REFUSED, "{said}");
+    assert!(said.stderr.contains("it is to be node 2"), "{said}");
+    let said = ask_as(&first, &["add", &address, "--learner", "--json"]).await;
+    let json = done(&said).json();
+    assert_eq!(
+        (json["id"].as_u64(), json["voter"].as_bool()),
+        (Some(2), Some(false))
+    );
+    cluster.nodes.insert(2, waiting.await.unwrap().unwrap());
+    assert!(!cluster.is_voter(2).await);
+    let said = ask_as(&first, &["add", "2"]).await;
+    done(&said);
+    until("it knows", || async {
+        cluster.is_voter(2).await.then_some(())
+    })
+    .await;
+    cluster.shutdown().await;
+}

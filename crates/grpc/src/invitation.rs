@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::{Request, Response, Status};
 
 use crate::proto::newcomer_server::Newcomer;
@@ -22,6 +22,7 @@ pub struct Invitation {
     pub members: Vec<String>,
     /// Whether the node becomes a voter once it has caught up.
     pub promote: bool,
+    answer: Answer,
     state: Arc<watch::Sender<State>>,
 }
 
@@ -31,13 +32,13 @@ pub struct Invitations {
     state: Arc<watch::Sender<State>>,
 }
 
-#[derive(Clone)]
+type Answer = oneshot::Sender<Result<u64, String>>;
+
 enum State {
     Waits,
-    Invited(proto::Invitation),
+    Invited(proto::Invitation, Answer),
     Follows,
     Joined(u64),
-    Failed(String),
 }
 
 impl Default for Invitations {
@@ -49,31 +50,32 @@ impl Default for Invitations {
 }
 
 impl Invitations {
-    /// Waits for an invitation.
+    /// Waits for an invitation. Nothing is lost when the future is dropped.
     pub async fn next(&self) -> Invitation {
         let mut changes = self.state.subscribe();
         loop {
-            // The sender is here.
-            let _ = changes
-                .wait_for(|state| matches!(state, State::Invited(_)))
-                .await;
+            let invited = |state: &State| matches!(state, State::Invited(..));
+            // An error is impossible: the sender is here.
+            let _ = changes.wait_for(invited).await;
             let mut taken = None;
             self.state.send_if_modified(|state| {
-                let State::Invited(invitation) = state else {
-                    return false;
-                };
-                taken = Some(std::mem::take(invitation));
-                *state = State::Follows;
-                true
+                let is_invited = invited(state);
+                if is_invited {
+                    taken = Some(std::mem::replace(state, State::Follows));
+                }
+                is_invited
             });
-            if let Some(invitation) = taken {
-                return Invitation {
-                    id: Some(invitation.id).filter(|id| *id != 0),
-                    members: invitation.members,
-                    promote: invitation.promote,
-                    state: Arc::clone(&self.state),
-                };
-            }
+            // Or another handle has taken it.
+            let Some(State::Invited(invitation, answer)) = taken else {
+                continue;
+            };
+            return Invitation {
+                id: Some(invitation.id).filter(|id| *id != 0),
+                members: invitation.members,
+                promote: invitation.promote,
+                answer,
+                state: Arc::clone(&self.state),
+            };
         }
     }
 
@@ -81,17 +83,53 @@ impl Invitations {
     pub fn waits(&self) -> bool {
         matches!(*self.state.borrow(), State::Waits)
     }
+
+    /// The invitation is taken by one who waits, or refused.
+    fn take(
+        &self,
+        invitation: proto::Invitation,
+    ) -> Result<oneshot::Receiver<Result<u64, String>>, Status> {
+        let (answer, answered) = oneshot::channel();
+        let mut refused = None;
+        self.state.send_if_modified(|state| match state {
+            State::Waits => {
+                *state = State::Invited(invitation, answer);
+                true
+            }
+            State::Joined(id) => {
+                refused = Some(is_member(*id));
+                false
+            }
+            State::Invited(..) | State::Follows => {
+                refused = Some(Status::aborted(
+                    "the node was invited before, and is joining",
+                ));
+                false
+            }
+        });
+        refused.map_or(Ok(answered), Err)
+    }
 }
 
 impl Invitation {
     /// The node is in the cluster.
     pub fn joined(self, id: u64) {
         self.state.send_replace(State::Joined(id));
+        // Who invited it may have gone.
+        let _ = self.answer.send(Ok(id));
     }
 
-    /// It is not, and why.
+    /// It is not, and why; and it does not wait for another invitation.
     pub fn failed(self, problem: impl ToString) {
-        self.state.send_replace(State::Failed(problem.to_string()));
+        // As above.
+        let _ = self.answer.send(Err(problem.to_string()));
+    }
+
+    /// It does not follow this one, and why. It waits for another.
+    pub fn declined(self, problem: impl ToString) {
+        self.state.send_replace(State::Waits);
+        // As above.
+        let _ = self.answer.send(Err(problem.to_string()));
     }
 }
 
@@ -113,28 +151,10 @@ impl Newcomer for NewcomerService {
                 "an invitation names members to ask",
             ));
         }
-        let state = &self.invitations.state;
-        let mut changes = state.subscribe();
-        let mut met = None;
-        state.send_if_modified(|state| {
-            met = Some(state.clone());
-            let waits = matches!(state, State::Waits);
-            if waits {
-                *state = State::Invited(invitation);
-            }
-            waits
-        });
-        match met {
-            Some(State::Waits) => {}
-            Some(State::Joined(id)) => return Err(is_member(id)),
-            _ => return Err(Status::aborted("the node has been invited, and is joining")),
-        }
-        let ended = changes.wait_for(|state| matches!(state, State::Joined(_) | State::Failed(_)));
-        let ended = ended.await.map(|state| state.clone());
-        match ended {
-            Ok(State::Joined(id)) => Ok(Response::new(AddResponse { id })),
-            Ok(State::Failed(problem)) => Err(Status::failed_precondition(problem)),
-            _ => Err(Status::unavailable("the node stops")),
+        match self.invitations.take(invitation)?.await {
+            Ok(Ok(id)) => Ok(Response::new(AddResponse { id })),
+            Ok(Err(problem)) => Err(Status::failed_precondition(problem)),
+            Err(_) => Err(Status::unavailable("the node stops")),
         }
     }
 }

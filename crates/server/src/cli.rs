@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::certs::{self, CertsArgs};
 use crate::config::{Flags, LogFormat};
@@ -111,12 +112,18 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     });
-    let mut starting = tokio::spawn(Instance::start(settings));
+    let ends = watch::Sender::new(false);
+    let mut end = ends.subscribe();
+    let mut starting = tokio::spawn(Instance::start_until(settings, async move {
+        // An error: nobody is left who could tell.
+        let _ = end.wait_for(|ends| *ends).await;
+    }));
     let instance = tokio::select! {
         started = &mut starting => started??,
         () = &mut told => {
             // A store that is being opened must be closed before the process ends.
             tracing::info!("ending, as soon as it has started or given up");
+            ends.send_replace(true);
             return match starting.await? {
                 Ok(instance) => instance.shutdown().await,
                 Err(_) => Ok(()),

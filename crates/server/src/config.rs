@@ -117,6 +117,16 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub join: Option<Vec<String>>,
+    /// A node of no cluster waits until a member adds it (RAFTADDPEER, raft-rocks-ctl add);
+    /// ignored by one that is a member.
+    #[arg(
+        long,
+        env = "RAFT_ROCKS_AWAIT_INVITATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub await_invitation: Option<bool>,
     /// What survives a power cut: low, what the system has written; medium, up to the last second;
     /// high, everything acknowledged [default: high].
     #[arg(long, env = "RAFT_ROCKS_DURABILITY", hide_possible_values = true)]
@@ -206,6 +216,7 @@ impl Flags {
             advertise: self.advertise.or(file.advertise),
             client_advertise: self.client_advertise.or(file.client_advertise),
             join: self.join.or(file.join),
+            await_invitation: self.await_invitation.or(file.await_invitation),
             durability: self.durability.or(file.durability),
             consistency: self.consistency.or(file.consistency),
             backend: self.backend.or(file.backend),
@@ -261,6 +272,10 @@ impl Flags {
             None => None,
             Some(path) => Some(read_secret(path)?),
         };
+        let await_invitation = self.await_invitation.unwrap_or(false);
+        if await_invitation && self.join.as_ref().is_some_and(|join| !join.is_empty()) {
+            return usage("--await-invitation, --join: a node waits or asks; give one of them");
+        }
         let tls = self.tls()?;
         let or = |given: Option<String>, default: &str| given.unwrap_or_else(|| default.to_owned());
         Ok(Settings {
@@ -271,6 +286,7 @@ impl Flags {
             advertise: self.advertise,
             client_advertise: self.client_advertise,
             join: self.join.unwrap_or_default(),
+            await_invitation,
             fsync: match self.durability {
                 Some(Durability::Low) => FsyncPolicy::Never,
                 Some(Durability::Medium) => FsyncPolicy::Interval(Duration::from_secs(1)),

@@ -8,11 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use raft_rocks::driver::{
-    Builder, Compaction, Forwarding, JoinOptions, Node, NodeOptions, StartError, store_options,
-};
+use raft_rocks::driver::{Builder, Compaction, Forwarding, Node, NodeOptions, store_options};
 use raft_rocks::{FsyncPolicy, RaftMachineStorage};
-use raft_rocks_grpc::{GrpcTransport, Party, Tls, TransportOptions};
+use raft_rocks_grpc::{GrpcTransport, Invitations, Party, Tls, TransportOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,7 +18,7 @@ use tokio::task::JoinHandle;
 use crate::address::Published;
 use crate::expiry;
 use crate::kv::{FAMILY, Machine, MemoryRows, RocksRows};
-use crate::resp;
+use crate::{resp, start};
 
 /// A request of a client, and what a command adds to it.
 const COMMAND_BYTES_MAX: usize = 3 << 20;
@@ -51,6 +49,8 @@ pub struct Settings {
     pub client_advertise: Option<String>,
     /// Members to ask to be taken in; none: a cluster of its own.
     pub join: Vec<String>,
+    /// Whether a node of no cluster waits until one invites it.
+    pub await_invitation: bool,
     /// When the log is synced.
     pub fsync: FsyncPolicy,
     /// Where the state stands.
@@ -89,6 +89,18 @@ impl Instance {
     /// # Errors
     /// Why it cannot start, and what to do.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        Instance::start_until(settings, std::future::pending()).await
+    }
+
+    /// As [`start`](Instance::start), and does not wait to be invited any longer once `end` is
+    /// ready.
+    ///
+    /// # Errors
+    /// As there; or nobody had invited the node.
+    pub async fn start_until(
+        settings: Settings,
+        end: impl Future<Output = ()>,
+    ) -> anyhow::Result<Self> {
         let id = chosen_id(&settings)?;
         make_private(&settings.dir)?;
         let clients = bind(&settings.listen, "--listen").await?;
@@ -122,11 +134,21 @@ impl Instance {
         // Who joins hears the answer before it is a node.
         let place = Arc::new(OnceLock::new());
         let server = raft_rocks_grpc::Server::new(builder.inbox(), settings.tls.clone());
+        let is_newcomer = settings.await_invitation && builder.identity()?.is_none();
+        let invitations = is_newcomer.then(Invitations::default);
+        let server = match &invitations {
+            None => server,
+            Some(invitations) => server.with_invitations(invitations),
+        };
         let server = server.with_cluster(Arc::clone(&place));
         let (peers_end, clients_end) = (watch::Sender::new(false), watch::Sender::new(false));
         let peer_address = peers.local_addr()?;
         let peers_served = tokio::spawn(server.serve(peers, ended(&peers_end)));
-        let node = match start_node(builder, id, settings.join).await {
+        let started = match &invitations {
+            None => start::node(builder, id, settings.join).await,
+            Some(invitations) => start::invited(builder, id, invitations, end).await,
+        };
+        let node = match started {
             Ok(node) => node,
             Err(e) => {
                 peers_end.send_replace(true);
@@ -211,50 +233,6 @@ fn ended(sender: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
         // An error: nobody is left who could tell.
         let _ = receiver.wait_for(|ends| *ends).await;
     }
-}
-
-async fn start_node(
-    builder: Builder<RaftMachineStorage, Machine>,
-    id: Option<u64>,
-    join: Vec<String>,
-) -> anyhow::Result<Node<Machine>> {
-    if let Some(identity) = builder.identity()? {
-        if !join.is_empty() {
-            let id = identity.node_id;
-            tracing::info!("--join is ignored: the directory belongs to node {id}, a member");
-        }
-        // It may restore a machine: nothing for an executor.
-        let opened = tokio::task::spawn_blocking(move || match id {
-            Some(id) => builder.open_as(id),
-            None => builder.open(),
-        });
-        return Ok(opened.await??);
-    }
-    if join.is_empty() {
-        let id = id.unwrap_or(1);
-        tracing::info!("beginning a new cluster as node {id}");
-        return Ok(tokio::task::spawn_blocking(move || bootstrap(builder, id)).await??);
-    }
-    tracing::info!("asking {} to be taken in", join.join(", "));
-    let options = JoinOptions {
-        id,
-        ..JoinOptions::default()
-    };
-    let asked = join.join(", ");
-    let joined = builder.join(join, options).await;
-    joined.with_context(|| format!("joining the cluster of {asked}"))
-}
-
-fn bootstrap(
-    builder: Builder<RaftMachineStorage, Machine>,
-    id: u64,
-) -> Result<Node<Machine>, StartError> {
-    let members = vec![builder.node_info(id)?];
-    let mut cluster_id = [0; 16];
-    getrandom::getrandom(&mut cluster_id).map_err(|_| {
-        StartError::Options("cluster id: the system gives no random bytes; start it again")
-    })?;
-    builder.bootstrap_with(id, cluster_id, members)
 }
 
 fn open_store(settings: &Settings) -> anyhow::Result<RaftMachineStorage> {

@@ -14,3 +14,4 @@ pub mod expiry;
 pub mod instance;
 pub mod kv;
 pub mod resp;
+mod start;

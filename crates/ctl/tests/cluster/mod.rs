@@ -84,6 +84,7 @@ impl Cluster {
             join: members
                 .map(|node| node.peer_address().to_string())
                 .collect(),
+            await_invitation: false,
             fsync: FsyncPolicy::Never,
             backend: Backend::Memory,
             tick: Duration::from_millis(30),
@@ -99,6 +100,20 @@ impl Cluster {
         (self.adapt)(&mut settings);
         self.nodes
             .insert(id, Instance::start(settings).await.unwrap());
+    }
+
+    /// A node of no cluster, where other nodes reach it; it has started when it is in one.
+    pub async fn wait_for_invitation(
+        &mut self,
+        id: u64,
+    ) -> (String, tokio::task::JoinHandle<anyhow::Result<Instance>>) {
+        let mut settings = self.settings(id);
+        settings.join.clear();
+        settings.await_invitation = true;
+        settings.peer_listen = free_address();
+        (self.adapt)(&mut settings);
+        let address = settings.peer_listen.clone();
+        (address, tokio::spawn(Instance::start(settings)))
     }
 
     /// Stops a node as a crash would.
@@ -155,4 +170,11 @@ impl Cluster {
         let _ = tokio::time::timeout(Duration::from_millis(200), read).await;
         reply
     }
+}
+
+/// An address that no connection outwards takes while nobody listens there.
+fn free_address() -> String {
+    let free = |address: &String| std::net::TcpListener::bind(address).is_ok();
+    let mut tries = (0..1000).map(|_| format!("127.0.0.1:{}", fastrand::u16(10_000..32_000)));
+    tries.find(free).unwrap()
 }

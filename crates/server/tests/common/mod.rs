@@ -96,6 +96,7 @@ impl Cluster {
             advertise: None,
             client_advertise: None,
             join: first.map(|(_, peer)| peer.clone()).into_iter().collect(),
+            await_invitation: false,
             fsync: FsyncPolicy::Never,
             backend: Backend::RocksDb,
             tick: Duration::from_millis(30),
