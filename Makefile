@@ -18,7 +18,7 @@ PROST := --features driver,testing,metrics $(LOCKED)
 # package alone is built with this.
 PROTOBUF := --package raft-rocks --no-default-features --features protobuf-codec,driver,testing,metrics $(LOCKED)
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= entry_codec keys storage_ops
+FUZZ_TARGETS ?= entry_codec keys peer_frames resp storage_ops
 CRASH_ROUNDS ?= 160
 
 help: ## Lists the targets
@@ -27,8 +27,8 @@ help: ## Lists the targets
 setup: ## Installs what this machine lacks to build and test (Debian, Ubuntu), or says what
 	@scripts/setup
 
-demo: setup ## Runs five nodes, stops and reopens them under load, and compares what they hold
-	@$(STAGE) "demo: five nodes" cargo run --features driver $(LOCKED) --example five_nodes
+demo: setup ## Runs three servers under load, kills them, cuts them apart, lets a fourth join, and judges
+	@$(STAGE) "demo: a cluster under load and kills" cargo run $(LOCKED) --package raft-rocks-nemesis -- demo $(DEMO)
 
 test: setup ## Runs what CI runs: format, lints, all tests with both codecs, documents, package
 	@$(STAGE) "format" cargo fmt --all --check

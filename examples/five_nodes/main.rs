@@ -4,7 +4,7 @@
 //! back with nothing but their directories. At the end all are shut down and their directories are
 //! opened once more and compared: with each other, and with what the client was told.
 //!
-//! `cargo run --features driver --example five_nodes -- --help`, or `make demo`.
+//! `cargo run --features driver --example five_nodes -- --help`.
 //!
 //! Read `machine.rs` first: what is replicated. `cluster.rs` is how nodes begin, join, stop and
 //! come back, `client.rs` how they are asked, `run.rs` what happens when, and `compare.rs` what is

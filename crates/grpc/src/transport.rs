@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use raft_rocks::driver::{Inbox, Lane, NodeInfo, Packet, SendError, Transport};
 use tokio::runtime::Handle;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::link::Link;
 use crate::tls::{Party, Tls, TlsError};
@@ -110,20 +110,6 @@ impl GrpcTransport {
     pub fn report_to(&self, inbox: Inbox) {
         // The first stays.
         let _ = self.shared.inbox.set(inbox);
-    }
-
-    /// A channel to the `Cluster` service of a node, which connects when it is used, and again
-    /// after a failure. Calls show [`PROTOCOL_KEY`](crate::PROTOCOL_KEY).
-    ///
-    /// # Errors
-    /// The node's address is none.
-    pub fn channel(&self, to: &NodeInfo) -> Result<Channel, tonic::transport::Error> {
-        let receiver = Receiver {
-            address: to.address.clone(),
-            id: to.id,
-            lane: Lane::Messages,
-        };
-        Ok(self.endpoint(&receiver)?.connect_lazy())
     }
 
     fn endpoint(&self, receiver: &Receiver) -> Result<Endpoint, tonic::transport::Error> {

@@ -169,6 +169,12 @@ pub struct Flags {
     /// Milliseconds of a tick; an election takes ten to twenty [default: 100].
     #[arg(long, env = "RAFT_ROCKS_TICK_MS", value_name = "MS")]
     pub tick_ms: Option<u64>,
+    /// Entries between two snapshots [default: 10000].
+    #[arg(long, env = "RAFT_ROCKS_SNAPSHOT_ENTRIES", value_name = "N")]
+    pub snapshot_entries: Option<u64>,
+    /// Entries that stay in the log behind a snapshot, for nodes that lag [default: 10000].
+    #[arg(long, env = "RAFT_ROCKS_KEEP_ENTRIES", value_name = "N")]
+    pub keep_entries: Option<u64>,
 }
 
 /// Something that was set cannot be used.
@@ -221,6 +227,8 @@ impl Flags {
             insecure: self.insecure.or(file.insecure),
             auth_token_file: self.auth_token_file.or(file.auth_token_file),
             tick_ms: self.tick_ms.or(file.tick_ms),
+            snapshot_entries: self.snapshot_entries.or(file.snapshot_entries),
+            keep_entries: self.keep_entries.or(file.keep_entries),
         }
     }
 
@@ -247,6 +255,7 @@ impl Flags {
         if !(10..=10_000).contains(&tick_ms) {
             return usage(format!("--tick-ms {tick_ms}: give 10 to 10000"));
         }
+        let compaction = self.compaction()?;
         let mut clients = resp::Options::default();
         clients.consistency = match self.consistency {
             Some(Consistency::Low) => ReadConsistency::Low,
@@ -283,11 +292,26 @@ impl Flags {
                 Some(BackendFlag::Memory) => Backend::Memory,
             },
             tick: Duration::from_millis(tick_ms),
-            compaction: Compaction::default(),
+            compaction,
             tls,
             insecure: self.insecure.unwrap_or(false),
             clients,
         })
+    }
+
+    fn compaction(&self) -> Result<Compaction, UsageError> {
+        let mut compaction = Compaction::default();
+        if self.snapshot_entries == Some(0) {
+            return usage("--snapshot-entries 0: give 1 or more");
+        }
+        if let Some(entries) = self.snapshot_entries {
+            compaction.every_entries = entries;
+        }
+        if let Some(entries) = self.keep_entries {
+            compaction.keep_entries = entries;
+            compaction.keep_entries_max = compaction.keep_entries_max.max(entries);
+        }
+        Ok(compaction)
     }
 
     fn tls(&self) -> Result<Option<Tls>, UsageError> {

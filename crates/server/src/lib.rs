@@ -4,13 +4,14 @@
 //! - [`resp`]: the Redis protocol.
 //! - [`http`]: HTTP, for people, tools and probes.
 //! - [`frontend`], [`admin`]: what both do with a node.
-//! - [`config`], [`certs`]: what the command line says.
+//! - [`cli`], [`config`], [`certs`]: the program and what its command line says.
 //! - [`expiry`]: what has expired is removed.
 //! - [`instance`]: a node with everything that serves it.
 
 pub mod address;
 pub mod admin;
 pub mod certs;
+pub mod cli;
 pub mod config;
 pub mod expiry;
 pub mod frontend;

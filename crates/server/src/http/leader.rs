@@ -1,16 +1,13 @@
 //! How far everybody is, as the leader sees it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use raft_rocks::driver::{NodeInfo, Status};
-use raft_rocks_grpc::proto::cluster_client::ClusterClient;
-use raft_rocks_grpc::proto::{Nothing, StatusResponse};
-use raft_rocks_grpc::{GrpcTransport, PROTOCOL, PROTOCOL_KEY};
+use raft_rocks_grpc::proto::StatusResponse;
+use raft_rocks_grpc::{ClientError, ClusterClient, Tls};
 use tokio::time::timeout;
-use tonic::transport::Channel;
 
 /// How long the leader is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -44,21 +41,21 @@ impl LeaderView {
 
 /// Asks the leader, whoever it is.
 pub struct Leader {
-    transport: Arc<GrpcTransport>,
+    tls: Option<Tls>,
     asked: tokio::sync::Mutex<Asked>,
     seen: Mutex<HashMap<u64, Instant>>,
 }
 
 #[derive(Default)]
 struct Asked {
-    channel: Option<(NodeInfo, Channel)>,
+    client: Option<(NodeInfo, ClusterClient)>,
     answer: Option<(Instant, u64, Option<LeaderView>)>,
 }
 
 impl Leader {
-    pub fn new(transport: Arc<GrpcTransport>) -> Self {
+    pub fn new(tls: Option<Tls>) -> Self {
         Leader {
-            transport,
+            tls,
             asked: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
         }
@@ -84,10 +81,13 @@ impl Leader {
         {
             return view.clone();
         }
-        let channel = self.channel(&mut asked, leader)?;
-        let view = match timeout(PATIENCE, call(channel)).await {
-            // It may lead no longer.
-            Ok(Ok(answer)) => (answer.leader == answer.id).then(|| told(&answer)),
+        let known = asked.client.take().filter(|(node, _)| node == leader);
+        let view = match timeout(PATIENCE, self.call(leader, known)).await {
+            Ok(Ok((answer, client))) => {
+                asked.client = Some((leader.clone(), client));
+                // It may lead no longer.
+                (answer.leader == answer.id).then(|| told(&answer))
+            }
             Ok(Err(e)) => {
                 tracing::debug!("the leader, node {}, was not asked: {e}", leader.id);
                 None
@@ -98,15 +98,16 @@ impl Leader {
         view
     }
 
-    fn channel(&self, asked: &mut Asked, leader: &NodeInfo) -> Option<Channel> {
-        if let Some((node, channel)) = &asked.channel
-            && node == leader
-        {
-            return Some(channel.clone());
-        }
-        let channel = self.transport.channel(leader).ok()?;
-        asked.channel = Some((leader.clone(), channel.clone()));
-        Some(channel)
+    async fn call(
+        &self,
+        leader: &NodeInfo,
+        known: Option<(NodeInfo, ClusterClient)>,
+    ) -> Result<(StatusResponse, ClusterClient), ClientError> {
+        let mut client = match known {
+            Some((_, client)) => client,
+            None => ClusterClient::connect(&leader.address, self.tls.clone()).await?,
+        };
+        Ok((client.status().await?, client))
     }
 
     fn remember(&self, progress: &mut [Progress]) {
@@ -133,14 +134,6 @@ fn own(status: &Status) -> LeaderView {
         last_index: status.last_index,
         progress: progress.collect(),
     }
-}
-
-async fn call(channel: Channel) -> Result<StatusResponse, tonic::Status> {
-    let mut request = tonic::Request::new(Nothing {});
-    let protocol = tonic::metadata::MetadataValue::from_static(PROTOCOL);
-    request.metadata_mut().insert(PROTOCOL_KEY, protocol);
-    let answer = ClusterClient::new(channel).status(request).await?;
-    Ok(answer.into_inner())
 }
 
 fn told(answer: &StatusResponse) -> LeaderView {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use raft_rocks_grpc::Seldom;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
@@ -106,6 +107,9 @@ pub struct Context {
     pub(crate) connections: AtomicUsize,
     pub(crate) accepted: AtomicU64,
     pub(crate) commands: AtomicU64,
+    /// Those that broke the framing, and those that were too many.
+    pub(crate) broken: Seldom,
+    refused: Seldom,
 }
 
 impl Context {
@@ -137,6 +141,8 @@ impl Server {
             connections: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             commands: AtomicU64::new(0),
+            broken: Seldom::default(),
+            refused: Seldom::default(),
         });
         Server { context }
     }
@@ -174,7 +180,7 @@ impl Server {
                     let connection = self.connection(stream, peer, ends.subscribe());
                     connections.spawn(counted(connection, Counted::new(&self.context, permit)));
                 }
-                Err(_) => refuse(&stream, self.context.options.connections_max),
+                Err(_) => self.refuse(&stream),
             }
         }
         drop(listener);
@@ -183,6 +189,14 @@ impl Server {
         if timeout(END_PATIENCE, all).await.is_err() {
             tracing::warn!("connections that do not end are cut off");
         }
+    }
+
+    fn refuse(&self, stream: &TcpStream) {
+        let max = self.context.options.connections_max;
+        let refused = || format!("a connection was refused: there are {max}");
+        self.context.refused.warn(refused);
+        // Best effort: who does not read it sees the end.
+        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
     }
 
     fn connection(
@@ -224,10 +238,4 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.context.connections.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn refuse(stream: &TcpStream, max: usize) {
-    tracing::warn!("a connection was refused: there are {max}");
-    // Best effort: who does not read it sees the end.
-    let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
 }
