@@ -109,6 +109,13 @@ pub struct Flags {
     /// Where clients reach this node, as others tell them [default: --listen].
     #[arg(long, env = "RAFT_ROCKS_CLIENT_ADVERTISE", value_name = "HOST:PORT")]
     pub client_advertise: Option<String>,
+    /// Where HTTP is served: the status page, the API and metrics; `off`: nowhere
+    /// [default: 127.0.0.1:7483].
+    #[arg(long, env = "RAFT_ROCKS_HTTP_LISTEN", value_name = "HOST:PORT")]
+    pub http_listen: Option<String>,
+    /// Where HTTP is reached, as others tell it [default: --http-listen].
+    #[arg(long, env = "RAFT_ROCKS_HTTP_ADVERTISE", value_name = "HOST:PORT")]
+    pub http_advertise: Option<String>,
     /// Members of the cluster to join, where nodes reach them; ignored by one that is a member.
     #[arg(
         long,
@@ -215,6 +222,8 @@ impl Flags {
             peer_listen: self.peer_listen.or(file.peer_listen),
             advertise: self.advertise.or(file.advertise),
             client_advertise: self.client_advertise.or(file.client_advertise),
+            http_listen: self.http_listen.or(file.http_listen),
+            http_advertise: self.http_advertise.or(file.http_advertise),
             join: self.join.or(file.join),
             await_invitation: self.await_invitation.or(file.await_invitation),
             durability: self.durability.or(file.durability),
@@ -285,6 +294,8 @@ impl Flags {
             peer_listen: or(self.peer_listen, "127.0.0.1:7482"),
             advertise: self.advertise,
             client_advertise: self.client_advertise,
+            http_listen: Some(or(self.http_listen, "127.0.0.1:7483")).filter(|at| at != "off"),
+            http_advertise: self.http_advertise,
             join: self.join.unwrap_or_default(),
             await_invitation,
             fsync: match self.durability {

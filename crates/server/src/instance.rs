@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 
 use crate::address::Published;
 use crate::expiry;
+use crate::frontend::Frontend;
+use crate::http;
 use crate::kv::{FAMILY, Machine, MemoryRows, RocksRows};
 use crate::{resp, start};
 
@@ -47,6 +49,10 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// Where clients reach it. `None`: where it listens.
     pub client_advertise: Option<String>,
+    /// `host:port` for HTTP. `None`: there is none.
+    pub http_listen: Option<String>,
+    /// Where HTTP is reached. `None`: where it listens.
+    pub http_advertise: Option<String>,
     /// Members to ask to be taken in; none: a cluster of its own.
     pub join: Vec<String>,
     /// Whether a node of no cluster waits until one invites it.
@@ -72,6 +78,7 @@ pub struct Instance {
     node: Node<Machine>,
     client_address: SocketAddr,
     peer_address: SocketAddr,
+    http_address: Option<SocketAddr>,
     ends: Ends,
     purge: JoinHandle<()>,
 }
@@ -80,6 +87,7 @@ struct Ends {
     clients: watch::Sender<bool>,
     peers: watch::Sender<bool>,
     clients_served: JoinHandle<()>,
+    http_served: Option<JoinHandle<()>>,
     peers_served: JoinHandle<io::Result<()>>,
 }
 
@@ -105,6 +113,10 @@ impl Instance {
         make_private(&settings.dir)?;
         let clients = bind(&settings.listen, "--listen").await?;
         let peers = bind(&settings.peer_listen, "--peer-listen").await?;
+        let http = match &settings.http_listen {
+            Some(address) => Some(bind(address, "--http-listen").await?),
+            None => None,
+        };
         check_exposure(&settings, peers.local_addr()?)?;
         let mut options = NodeOptions::new(reached_at(
             settings.advertise.as_deref(),
@@ -114,7 +126,13 @@ impl Instance {
         let client_address = clients.local_addr()?;
         let client = settings.client_advertise.as_deref();
         let client = reached_at(client, client_address, "--client-advertise")?;
-        options.context = Published { client }.to_context();
+        let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
+        let reached = |at| reached_at(settings.http_advertise.as_deref(), at, "--http-advertise");
+        let published = Published {
+            client,
+            http: http_address.map(reached).transpose()?,
+        };
+        options.context = published.to_context();
         options.tick = settings.tick;
         options.compaction = settings.compaction;
         options.command_bytes_max = COMMAND_BYTES_MAX;
@@ -129,7 +147,7 @@ impl Instance {
             Backend::Memory => Machine::open(MemoryRows::default())?,
         };
         let due = machine.due();
-        let builder = Builder::new(storage, machine, transport.clone(), options)?;
+        let builder = Builder::new(storage.clone(), machine, transport.clone(), options)?;
         transport.report_to(builder.inbox());
         // Who joins hears the answer before it is a node.
         let place = Arc::new(OnceLock::new());
@@ -142,6 +160,13 @@ impl Instance {
         };
         let server = server.with_cluster(Arc::clone(&place));
         let (peers_end, clients_end) = (watch::Sender::new(false), watch::Sender::new(false));
+        // Probes hear that it is starting.
+        let http_place = http::Place::default();
+        let http_served = http.map(|listener| {
+            let server =
+                http::Server::new(Arc::clone(&http_place), settings.clients.secret.clone());
+            tokio::spawn(server.serve(listener, ended(&clients_end)))
+        });
         let peer_address = peers.local_addr()?;
         let peers_served = tokio::spawn(server.serve(peers, ended(&peers_end)));
         let started = match &invitations {
@@ -152,34 +177,45 @@ impl Instance {
             Ok(node) => node,
             Err(e) => {
                 peers_end.send_replace(true);
+                clients_end.send_replace(true);
                 // Why the node did not start says more.
                 let _ = peers_served.await;
+                if let Some(served) = http_served {
+                    let _ = served.await;
+                }
                 return Err(e);
             }
         };
         // It is set once, here.
         let _ = place.set(node.clone());
-        if !client_address.ip().is_loopback() && settings.clients.secret.is_none() {
-            tracing::warn!(
-                "--listen {client_address} is open to the network, and clients show no token; give \
-                 --auth-token-file where not everybody may change everything"
-            );
+        if settings.clients.secret.is_none() {
+            warn_of_strangers("--listen", client_address);
+            http_address.inspect(|address| warn_of_strangers("--http-listen", *address));
         }
-        let server = resp::Server::new(node.clone(), settings.clients);
+        let frontend = Arc::new(Frontend::new(node.clone(), &settings.clients));
+        let server = resp::Server::new(Arc::clone(&frontend), settings.clients);
+        let serving = http::Serving::new(frontend, server.context(), storage, transport);
+        // As above.
+        let _ = http_place.set(Arc::new(serving));
         let clients_served = tokio::spawn(server.serve(clients, ended(&clients_end)));
         tracing::info!(
             id = node.id(),
             "serving clients at {client_address}, nodes at {peer_address}"
         );
+        if let Some(address) = http_address {
+            tracing::info!("status page at http://{address}/");
+        }
         Ok(Instance {
             purge: tokio::spawn(expiry::purge(node.clone(), due)),
             node,
             client_address,
             peer_address,
+            http_address,
             ends: Ends {
                 clients: clients_end,
                 peers: peers_end,
                 clients_served,
+                http_served,
                 peers_served,
             },
         })
@@ -200,6 +236,11 @@ impl Instance {
         self.peer_address
     }
 
+    /// Where it listens for HTTP, if it does.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
     /// Ends in good order: what is under way is answered, and leadership handed over.
     ///
     /// # Errors
@@ -207,6 +248,9 @@ impl Instance {
     pub async fn shutdown(self) -> anyhow::Result<()> {
         self.ends.clients.send_replace(true);
         self.ends.clients_served.await?;
+        if let Some(served) = self.ends.http_served {
+            served.await?;
+        }
         self.purge.abort();
         self.node.shutdown().await;
         self.ends.peers.send_replace(true);
@@ -218,10 +262,16 @@ impl Instance {
     pub async fn halt(self) {
         self.purge.abort();
         self.ends.clients_served.abort();
+        if let Some(served) = &self.ends.http_served {
+            served.abort();
+        }
         self.node.halt().await;
         self.ends.peers_served.abort();
         // Cancelled, or failed before: nothing of either matters now.
         let _ = self.ends.clients_served.await;
+        if let Some(served) = self.ends.http_served {
+            let _ = served.await;
+        }
         let _ = self.ends.peers_served.await;
     }
 }
@@ -249,6 +299,15 @@ async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
     bound.with_context(|| {
         format!("{flag} {address}: cannot listen there; give HOST:PORT of this machine, not in use")
     })
+}
+
+fn warn_of_strangers(flag: &str, address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "{flag} {address} is open to the network, and clients show no token; give \
+             --auth-token-file where not everybody may change everything"
+        );
+    }
 }
 
 fn check_exposure(settings: &Settings, peers: SocketAddr) -> anyhow::Result<()> {

@@ -81,6 +81,8 @@ impl Cluster {
             peer_listen: "127.0.0.1:0".to_owned(),
             advertise: None,
             client_advertise: None,
+            http_listen: None,
+            http_advertise: None,
             join: members
                 .map(|node| node.peer_address().to_string())
                 .collect(),

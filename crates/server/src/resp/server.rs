@@ -3,9 +3,8 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use raft_rocks::driver::Node;
 use raft_rocks_grpc::Seldom;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -17,7 +16,7 @@ use tokio::time::timeout;
 use super::budget::Budget;
 use super::connection::Connection;
 use super::cursors::Cursors;
-use crate::kv::Machine;
+use crate::frontend::Frontend;
 
 /// How long connections may take to end once they are told to.
 const END_PATIENCE: Duration = Duration::from_secs(10);
@@ -101,17 +100,28 @@ impl Default for Options {
 
 /// What all connections share.
 pub struct Context {
-    pub(crate) node: Node<Machine>,
+    pub(crate) frontend: Arc<Frontend>,
     pub(crate) options: Options,
     pub(crate) cursors: Arc<Cursors>,
     pub(crate) budget: Budget,
-    pub(crate) started: Instant,
     pub(crate) connections: AtomicUsize,
     pub(crate) accepted: AtomicU64,
     pub(crate) commands: AtomicU64,
     /// Those that broke the framing, and those that were too many.
     pub(crate) broken: Seldom,
     refused: Seldom,
+}
+
+impl Context {
+    /// Connections of clients.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Commands that were answered.
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
 }
 
 /// Serves one node.
@@ -121,14 +131,13 @@ pub struct Server {
 
 impl Server {
     /// A server for this node.
-    pub fn new(node: Node<Machine>, options: Options) -> Self {
+    pub fn new(frontend: Arc<Frontend>, options: Options) -> Self {
         let budget = Budget::new(options.buffer_bytes.max(32 << 20));
         let context = Arc::new(Context {
-            node,
+            frontend,
             options,
             cursors: Arc::default(),
             budget,
-            started: Instant::now(),
             connections: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             commands: AtomicU64::new(0),
@@ -136,6 +145,11 @@ impl Server {
             refused: Seldom::default(),
         });
         Server { context }
+    }
+
+    /// What its connections share.
+    pub fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.context)
     }
 
     /// Serves until `end` is ready, and what is under way is answered.

@@ -58,6 +58,7 @@ impl Process {
         let written = fs::File::options().append(true).create(true).open(&log);
         let child = program()
             .args(["--listen", clients, "--peer-listen", peers])
+            .args(["--http-listen", "off"])
             .args(["--durability", "low", "--tick-ms", "50"])
             .args(more)
             .arg("--dir")
