@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Place, State, routes};
+use super::{Place, State, TURNS, routes};
 use crate::resp::Secret;
 
 /// Connections at a time.
@@ -40,7 +40,11 @@ pub struct Server {
 impl Server {
     /// A server for the node that will be put there. With a secret whoever asks shows it.
     pub fn new(place: Place, secret: Option<Secret>) -> Self {
-        let router = routes::router(State { place, secret });
+        let router = routes::router(State {
+            place,
+            secret,
+            turns: Arc::new(Semaphore::new(TURNS)),
+        });
         Server { router }
     }
 
