@@ -16,7 +16,7 @@ mod server;
 use std::sync::{Arc, OnceLock};
 
 use raft_rocks::RaftMachineStorage;
-use raft_rocks_grpc::GrpcTransport;
+use raft_rocks_grpc::{GrpcTransport, Invitations};
 
 pub use server::Server;
 
@@ -57,4 +57,17 @@ pub type Place = Arc<OnceLock<Arc<Serving>>>;
 struct State {
     place: Place,
     secret: Option<Secret>,
+    /// Of a node that belongs to no cluster yet.
+    invitations: Option<Invitations>,
+}
+
+impl State {
+    /// Why there is no node yet.
+    fn starting(&self) -> &'static str {
+        let waits = self.invitations.as_ref().is_some_and(Invitations::waits);
+        match waits {
+            true => "waiting to be invited into a cluster: a member is to add this node",
+            false => "starting: the node opens its store, or joins",
+        }
+    }
 }
