@@ -8,7 +8,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz sim crash bench clusterbench large microbench package
+.PHONY: help setup demo test fuzz sim nemesis crash bench clusterbench large microbench package
 
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
@@ -48,6 +48,9 @@ fuzz: ## Runs each fuzz target for FUZZ_SECONDS (60) on nightly Rust; stops at t
 sim: setup ## Simulated clusters: 10,000 seeds of faults (SIM passes flags: --seed N, --seeds N), 50 on a RAM disk
 	@$(STAGE) "simulation" cargo run --release --features driver,testing $(LOCKED) --example sim -- $(or $(SIM),--seeds 10000)
 	@$(STAGE) "simulation on the durable store" cargo run --release --features driver,testing $(LOCKED) --example sim -- --seeds 50 --durable /dev/shm
+
+nemesis: setup ## Real clusters under faults: 200 histories (NEMESIS passes flags: --histories 20 --seed 7 --fault kill)
+	@$(STAGE) "nemesis: clusters under faults" cargo run $(LOCKED) --package raft-rocks-nemesis -- run $(NEMESIS)
 
 crash: setup ## Cuts the power, fails I/O, fills disks, damages files (root); CRASH_ROUNDS scales it
 	@$(STAGE) "fault harness" cargo run $(LOCKED) --package raft-rocks-crash -- --rounds $(CRASH_ROUNDS) $(CRASH)

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, FromRedisValue, RedisResult};
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult};
 
 /// How long a healthy node may take to say how it is.
 const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long it may take to do what it is told: it waits for a leader itself.
 const TOLD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Nodes that one may be sent on to.
+const HOPS_MAX: usize = 4;
 
 /// What RAFTSTATS says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,14 +101,27 @@ fn parsed(told: &[String]) -> Stats {
     }
 }
 
-/// Tells the node to do something, once.
+/// Tells the node to do something, or the one that it names instead.
 ///
 /// # Errors
 /// It refuses, or does not answer.
-pub async fn tell(node: SocketAddr, words: &[&str]) -> Result<()> {
+pub async fn tell(mut node: SocketAddr, words: &[&str]) -> Result<()> {
     let what = || words.join(" ");
-    let connected = connect(node, TOLD_PATIENCE).await;
-    let mut connection = connected.with_context(what)?;
-    let told = ask::<redis::Value>(&mut connection, words).await;
-    told.map(drop).with_context(what)
+    for _ in 0..HOPS_MAX {
+        let connected = connect(node, TOLD_PATIENCE).await;
+        let mut connection = connected.with_context(what)?;
+        let told = ask::<redis::Value>(&mut connection, words).await;
+        let leader = told.as_ref().err().and_then(leader_of);
+        match leader {
+            None => return told.map(drop).with_context(what),
+            Some(leader) => node = leader,
+        }
+    }
+    bail!("{}: sent from node to node", what())
+}
+
+/// Whom an error names: `-TRY host:port`.
+fn leader_of(error: &RedisError) -> Option<SocketAddr> {
+    let named = error.detail().filter(|_| error.code() == Some("TRY"));
+    named?.parse().ok()
 }

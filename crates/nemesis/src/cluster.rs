@@ -45,6 +45,10 @@ impl Cluster {
         has_shim: bool,
     ) -> Result<Self> {
         std::fs::create_dir_all(scratch).context("make the directory of a cluster")?;
+        // The shim compares paths with what the system calls open files.
+        let scratch = &scratch
+            .canonicalize()
+            .context("name the directory of a cluster")?;
         let home = tempfile::Builder::new()
             .prefix("cluster-")
             .tempdir_in(scratch)?;

@@ -110,7 +110,7 @@ impl Kind {
 
     /// Whether it lasts while the next fault happens.
     pub fn lasts(self) -> bool {
-        matches!(self, Kind::SlowNetwork | Kind::SlowDisk | Kind::Clock)
+        matches!(self, Kind::SlowNetwork | Kind::Clock)
     }
 }
 

@@ -28,6 +28,9 @@ const OPERATIONS_OF_KEYS: u64 = 1_000;
 /// A client that has no answer by then asks somebody else; nodes wait longer for a leader.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
+/// Of an error; behind it there may be names that are another each time.
+const SAID_MAX: usize = 100;
+
 /// What the clients are.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -242,7 +245,9 @@ impl Client {
 pub fn said(error: &RedisError) -> String {
     match (error.kind(), error.code()) {
         (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {
-            format!("{code} {}", error.detail().unwrap_or_default())
+            let detail = error.detail().unwrap_or_default();
+            let shown: String = detail.chars().take(SAID_MAX).collect();
+            format!("{code} {shown}")
         }
         _ if error.is_timeout() => "no answer in time".to_owned(),
         _ => "the connection was lost".to_owned(),

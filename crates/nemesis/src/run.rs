@@ -1,6 +1,6 @@
 //! Many histories under drawn faults.
 //!
-//! A history begins and ends with a cluster that is whole. Between, clients ask, and one or two
+//! A history begins and ends with a cluster that is whole. Between, clients ask, and one to three
 //! faults happen; then everything is mended, read back and judged. Clusters serve several histories,
 //! with keys of their own each, so that they grow old: in terms, in members, in what lies on disk.
 //!
@@ -31,6 +31,8 @@ const TICK_MS: u64 = 25;
 const COMPACTION: (u64, u64) = (500, 100);
 /// Histories that a cluster serves.
 const HISTORIES_OF_CLUSTER: u64 = 10;
+/// Faults of one history.
+const FAULTS_MAX: usize = 3;
 const SIZES: [usize; 2] = [3, 5];
 const CLIENTS: usize = 6;
 /// Acknowledged operations before the first fault, and after the last.
@@ -122,7 +124,7 @@ fn deal(kinds: &[Kind], histories: u64, seed: u64) -> Vec<Vec<Kind>> {
         deck.pop()
     };
     let mut deal_one = |_| {
-        let count = 1 + rng.usize(..2);
+        let count = 1 + rng.usize(..FAULTS_MAX);
         (0..count).filter_map(|_| next(&mut rng)).collect()
     };
     (0..histories).map(&mut deal_one).collect()

@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,6 +125,42 @@ int clock_gettime(clockid_t clock, struct timespec *out) {
     out->tv_sec += ms / 1000 + (ns >= 1000000000) - (ns < 0);
     out->tv_nsec = (ns + 1000000000) % 1000000000;
     return 0;
+}
+
+// The kernel waits by its own clock, so who waits until a time of day means the right one; a time
+// since the start of the machine is left alone. A wait that is under way when the clock jumps ends
+// as if it had not.
+#define EPOCH_MIN 1000000000
+
+static struct timespec meant(const struct timespec *until) {
+    struct timespec out = *until;
+    int64_t ms = out.tv_sec > EPOCH_MIN ? control->clock_ms : 0;
+    int64_t ns = out.tv_nsec - ms % 1000 * 1000000;
+    out.tv_sec += (ns >= 1000000000) - (ns < 0) - ms / 1000;
+    out.tv_nsec = (ns + 1000000000) % 1000000000;
+    return out;
+}
+
+// An older function of the same name, for programs of another age, would be found first.
+static void *real_cond(const char *name) {
+    void *found = dlvsym(RTLD_NEXT, name, "GLIBC_2.3.2");
+    return found ? found : real(name);
+}
+
+int pthread_cond_timedwait(pthread_cond_t *restrict cond, pthread_mutex_t *restrict mutex,
+                           const struct timespec *restrict until) {
+    static __typeof__(&pthread_cond_timedwait) next;
+    if (!next) next = (__typeof__(next))real_cond("pthread_cond_timedwait");
+    struct timespec at = meant(until);
+    return next(cond, mutex, &at);
+}
+
+int pthread_cond_clockwait(pthread_cond_t *restrict cond, pthread_mutex_t *restrict mutex,
+                           clockid_t clock, const struct timespec *restrict until) {
+    static __typeof__(&pthread_cond_clockwait) next;
+    if (!next) next = REAL(pthread_cond_clockwait);
+    struct timespec at = clock == CLOCK_REALTIME ? meant(until) : *until;
+    return next(cond, mutex, clock, &at);
 }
 
 int gettimeofday(struct timeval *restrict out, void *restrict zone) {
