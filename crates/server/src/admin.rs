@@ -1,9 +1,15 @@
 //! Changes of the membership and of the leadership, for whatever protocol they are asked in.
 
+use std::time::Duration;
+
 use raft_rocks::driver::{NodeInfo, RequestError, Status};
+use raft_rocks_grpc::{AddError, add_member};
 
 use crate::address::client_address;
 use crate::frontend::{Frontend, Refused};
+
+/// How long a newcomer may take until it is in and has caught up: less than a request by HTTP.
+const ADD_PATIENCE: Duration = Duration::from_secs(25);
 
 /// Why a member was not added, removed or made the leader. Nothing has happened, except where
 /// [`Refused`] says otherwise.
@@ -12,12 +18,9 @@ pub enum AdminError {
     /// Nobody has this address or id.
     #[error("no member has the address or id '{}'", .0.escape_debug())]
     NoMember(String),
-    /// Nobody knows a node there.
-    #[error(
-        "no node at '{}' has joined; start it with --join and the address of a member",
-        .0.escape_debug()
-    )]
-    NotJoined(String),
+    /// Nobody knows a node there, and none that could be invited was found.
+    #[error(transparent)]
+    NotAdded(AddError),
     /// The member is another than was meant.
     #[error("the node at '{}' is node {is}, not {asked}; leave the id out, or give that one", address.escape_debug())]
     OtherId {
@@ -61,8 +64,9 @@ pub fn find(status: &Status, who: &str) -> Option<u64> {
     status.book.nodes.iter().find(is_meant).map(|node| node.id)
 }
 
-/// Sees to it that this node is a member, and returns its id. A node joins by itself, since nobody
-/// else knows its store: here it is made a voter, if it was not to become one.
+/// Sees to it that this node is a member, and returns its id. A learner is made a voter, if it is to
+/// be one; a node that waits to be invited joins by itself, since nobody else knows its store, and
+/// is waited for.
 ///
 /// # Errors
 /// [`AdminError`].
@@ -70,7 +74,7 @@ pub async fn add(frontend: &Frontend, newcomer: &Newcomer) -> Result<u64, AdminE
     let Newcomer { address, .. } = newcomer;
     let status = status(frontend).await?;
     let Some(is) = find(&status, address) else {
-        return Err(AdminError::NotJoined(address.clone()));
+        return invite(frontend, newcomer).await;
     };
     if let Some(asked) = newcomer.id
         && asked != is
@@ -88,6 +92,19 @@ pub async fn add(frontend: &Frontend, newcomer: &Newcomer) -> Result<u64, AdminE
         (false, true) => return Err(AdminError::IsVoter(is)),
     }
     Ok(is)
+}
+
+async fn invite(frontend: &Frontend, newcomer: &Newcomer) -> Result<u64, AdminError> {
+    let newcomer = raft_rocks_grpc::Newcomer {
+        address: newcomer.address.clone(),
+        id: newcomer.id,
+        as_voter: newcomer.voter,
+    };
+    let added = add_member(frontend.node(), frontend.tls(), newcomer, ADD_PATIENCE).await;
+    added.map_err(|error| match error {
+        AddError::Request(error) => error.into(),
+        error => AdminError::NotAdded(error),
+    })
 }
 
 /// Removes the member with this address or id.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use raft_rocks::driver::{Consistency, Node, NodeInfo, RequestError};
+use raft_rocks_grpc::Tls;
 
 use crate::kv::{Answer, Machine, Operation, decode_answers, encode};
 use crate::metrics::Proposals;
@@ -32,6 +33,7 @@ pub enum Refused {
 /// A node, and how its clients are served.
 pub struct Frontend {
     node: Node<Machine>,
+    tls: Option<Tls>,
     consistency: ReadConsistency,
     redirect: Redirect,
     patience: Duration,
@@ -41,9 +43,10 @@ pub struct Frontend {
 
 impl Frontend {
     /// Serves this node.
-    pub fn new(node: Node<Machine>, options: &crate::resp::Options) -> Self {
+    pub fn new(node: Node<Machine>, tls: Option<Tls>, options: &crate::resp::Options) -> Self {
         Frontend {
             node,
+            tls,
             consistency: options.consistency,
             redirect: options.redirect,
             patience: options.patience,
@@ -55,6 +58,11 @@ impl Frontend {
     /// The node itself.
     pub fn node(&self) -> &Node<Machine> {
         &self.node
+    }
+
+    /// What it shows other nodes.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Since when it serves.

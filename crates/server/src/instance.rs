@@ -167,8 +167,8 @@ impl Instance {
         // Probes hear that it is starting.
         let http_place = http::Place::default();
         let http_served = http.map(|listener| {
-            let server =
-                http::Server::new(Arc::clone(&http_place), settings.clients.secret.clone());
+            let secret = settings.clients.secret.clone();
+            let server = http::Server::new(Arc::clone(&http_place), secret, invitations.clone());
             tokio::spawn(server.serve(listener, ended(&clients_end)))
         });
         let peer_address = peers.local_addr()?;
@@ -196,7 +196,11 @@ impl Instance {
             warn_of_strangers("--listen", client_address);
             http_address.inspect(|address| warn_of_strangers("--http-listen", *address));
         }
-        let frontend = Arc::new(Frontend::new(node.clone(), &settings.clients));
+        let frontend = Arc::new(Frontend::new(
+            node.clone(),
+            settings.tls.clone(),
+            &settings.clients,
+        ));
         let server = resp::Server::new(Arc::clone(&frontend), settings.clients);
         let (tls, dir) = (settings.tls, &settings.dir);
         let serving = http::Serving::new(frontend, server.context(), tls, storage, dir);

@@ -5,6 +5,7 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use raft_rocks::driver::RequestError;
+use raft_rocks_grpc::AddError;
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
@@ -83,8 +84,8 @@ impl ApiError {
         }
     }
 
-    pub fn starting() -> Self {
-        let problem = "the node is starting: it opens its store, or joins; try again";
+    /// There is no node yet, and why.
+    pub fn starting(problem: &str) -> Self {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, problem)
     }
 
@@ -157,7 +158,10 @@ impl From<AdminError> for ApiError {
         let status = match error {
             AdminError::Refused(refused) => return refused.into(),
             AdminError::NoMember(_) => StatusCode::NOT_FOUND,
-            AdminError::NotJoined(_) | AdminError::OtherId { .. } | AdminError::IsVoter(_) => {
+            AdminError::NotAdded(AddError::Behind { .. } | AddError::NotSeen { .. }) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            AdminError::NotAdded(_) | AdminError::OtherId { .. } | AdminError::IsVoter(_) => {
                 StatusCode::CONFLICT
             }
         };

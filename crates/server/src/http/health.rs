@@ -29,7 +29,7 @@ pub async fn livez() -> &'static str {
 )]
 pub async fn readyz(extract::State(state): extract::State<State>) -> Response {
     let problem = match state.place.get() {
-        None => Some("starting: the node opens its store, or joins".to_owned()),
+        None => Some(state.starting().to_owned()),
         Some(serving) => problem(serving).await,
     };
     match problem {

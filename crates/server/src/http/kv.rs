@@ -1,5 +1,7 @@
 //! Keys and values.
 
+use std::sync::Arc;
+
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{self, FromRequest, Request};
 use axum::http::StatusCode;
@@ -35,9 +37,9 @@ pub async fn in_turn(
     request: Request,
     next: Next,
 ) -> Response {
-    let Ok(turn) = state.turns.acquire_owned().await else {
+    let Ok(turn) = Arc::clone(&state.turns).acquire_owned().await else {
         // It is never closed.
-        return ApiError::starting().into_response();
+        return ApiError::starting(state.starting()).into_response();
     };
     let response = next.run(request).await;
     response.map(|body| {

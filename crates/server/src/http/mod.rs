@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use raft_rocks::RaftMachineStorage;
-use raft_rocks_grpc::Tls;
+use raft_rocks_grpc::{Invitations, Tls};
 use tokio::sync::Semaphore;
 
 pub use history::sample;
@@ -83,4 +83,17 @@ struct State {
     place: Place,
     secret: Option<Secret>,
     turns: Arc<Semaphore>,
+    /// Of a node that belongs to no cluster yet.
+    invitations: Option<Invitations>,
+}
+
+impl State {
+    /// Why there is no node yet.
+    fn starting(&self) -> &'static str {
+        let waits = self.invitations.as_ref().is_some_and(Invitations::waits);
+        match waits {
+            true => "waiting to be invited into a cluster: a member is to add this node",
+            false => "starting: the node opens its store, or joins",
+        }
+    }
 }

@@ -9,6 +9,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use raft_rocks_grpc::Invitations;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -38,12 +39,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server for the node that will be put there. With a secret whoever asks shows it.
-    pub fn new(place: Place, secret: Option<Secret>) -> Self {
+    /// A server for the node that will be put there, perhaps when it was invited. With a secret
+    /// whoever asks shows it.
+    pub fn new(place: Place, secret: Option<Secret>, invitations: Option<Invitations>) -> Self {
         let router = routes::router(State {
             place,
             secret,
             turns: Arc::new(Semaphore::new(TURNS)),
+            invitations,
         });
         Server { router }
     }
