@@ -60,6 +60,7 @@ impl Process {
             .args(["--listen", clients, "--peer-listen", peers])
             .args(["--http-listen", "off"])
             .args(["--durability", "low", "--tick-ms", "50"])
+            .args(["--http-listen", "off"])
             .args(more)
             .arg("--dir")
             .arg(dir)
