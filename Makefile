@@ -8,7 +8,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz sim crash bench large microbench package
+.PHONY: help setup demo test openapi fuzz sim crash bench large microbench package
 
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
@@ -40,6 +40,10 @@ test: setup ## Runs what CI runs: format, lints, all tests with both codecs, doc
 	@$(STAGE) "benches run once" cargo bench --profile dev --bench '*' $(PROST) -- --test
 	@$(STAGE) "documents" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(PROST)
 	@$(STAGE) "package" cargo package --package raft-rocks --allow-dirty $(LOCKED)
+
+openapi: setup ## Checks what a server answers against its OpenAPI document, with schemathesis (OPENAPI passes flags)
+	@$(STAGE) "server" cargo build $(LOCKED) --package raft-rocks-server
+	@$(STAGE) "answers against the document" scripts/schemathesis $(OPENAPI)
 
 fuzz: ## Runs each fuzz target for FUZZ_SECONDS (60) on nightly Rust; stops at the first finding
 	@scripts/setup fuzz

@@ -12,7 +12,7 @@ const BEHIND_MAX: u64 = 1_000;
 
 /// It runs.
 #[utoipa::path(
-    get, path = "/livez", tag = "node",
+    get, path = "/livez", tag = "node", security(()),
     responses((status = 200, description = "It runs.", content_type = "text/plain", body = String))
 )]
 pub async fn livez() -> &'static str {
@@ -21,7 +21,7 @@ pub async fn livez() -> &'static str {
 
 /// Whether it serves clients, and if not, why.
 #[utoipa::path(
-    get, path = "/readyz", tag = "node",
+    get, path = "/readyz", tag = "node", security(()),
     responses(
         (status = 200, description = "It serves.", content_type = "text/plain", body = String),
         (status = 503, description = "Why not.", content_type = "text/plain", body = String),
