@@ -16,6 +16,7 @@ async fn with_a_token_strangers_get_no_further_than_the_probes() {
     let mut cluster = Cluster::new();
     cluster.adapt = Box::new(|settings| settings.clients.secret = Some(Secret::of_token(b"blue")));
     cluster.start(1).await;
+    cluster.leader().await;
     for open in ["/", "/livez", "/readyz"] {
         let answer = reqwest::get(cluster.url(1, open)).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{open}");

@@ -11,10 +11,19 @@ async fn leadership_is_handed_over_and_members_removed_at_any_node() {
     let mut cluster = Cluster::of(3).await;
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
     let transfer = cluster.url(follower, "/cluster/transfer");
-    let to = json!({ "to": follower });
+    // In JSON 2.0 is 2.
+    let to = json!({ "to": follower as f64 });
     let moved = ask(Method::POST, &transfer, Some(to)).await;
     assert_eq!(moved.status(), StatusCode::NO_CONTENT);
     assert_eq!(cluster.leader().await, follower);
+    for wrong in [
+        json!({ "to": 1.5 }),
+        json!({ "to": -1 }),
+        json!({ "to": "1" }),
+    ] {
+        let wrong = ask(Method::POST, &transfer, Some(wrong)).await;
+        refused(wrong, StatusCode::BAD_REQUEST, "to: ").await;
+    }
     let nobody = ask(Method::POST, &transfer, Some(json!({ "to": 9 }))).await;
     refused(nobody, StatusCode::NOT_FOUND, "GET /cluster").await;
 
