@@ -77,7 +77,7 @@ async fn a_backup_under_load_is_one_moment() {
     }
     let has_last = u64::from(get(&format!("key{last}")).is_some());
     assert_eq!(machine.len(), 2 + last - 1 + has_last);
-    assert_eq!(storage.applied_index() <= storage.last_index(), true);
+    assert!(storage.applied_index() <= storage.last_index());
     // Nothing of it is left.
     let scratch = cluster.settings(1).dir.join("backup");
     until("the copy is removed", || async {
