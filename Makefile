@@ -8,7 +8,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz sim nemesis crash bench clusterbench large microbench package
+.PHONY: help setup demo test openapi fuzz sim nemesis crash bench clusterbench large microbench package
 
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
@@ -31,6 +31,7 @@ demo: setup ## Runs three servers under load, kills them, cuts them apart, lets 
 	@$(STAGE) "demo: a cluster under load and kills" cargo run $(LOCKED) --package raft-rocks-nemesis -- demo $(DEMO)
 
 test: setup ## Runs what CI runs: format, lints, all tests with both codecs, documents, package
+	@scripts/setup clients
 	@$(STAGE) "format" cargo fmt --all --check
 	@$(STAGE) "format of the fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@$(STAGE) "lints, prost codec" cargo clippy --workspace --all-targets $(PROST) -- -D warnings
@@ -40,6 +41,10 @@ test: setup ## Runs what CI runs: format, lints, all tests with both codecs, doc
 	@$(STAGE) "benches run once" cargo bench --profile dev --bench '*' $(PROST) -- --test
 	@$(STAGE) "documents" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(PROST)
 	@$(STAGE) "package" cargo package --package raft-rocks --allow-dirty $(LOCKED)
+
+openapi: setup ## Checks what a server answers against its OpenAPI document, with schemathesis (OPENAPI passes flags)
+	@$(STAGE) "server" cargo build $(LOCKED) --package raft-rocks-server
+	@$(STAGE) "answers against the document" scripts/schemathesis $(OPENAPI)
 
 fuzz: ## Runs each fuzz target for FUZZ_SECONDS (60) on nightly Rust; stops at the first finding
 	@scripts/setup fuzz

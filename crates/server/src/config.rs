@@ -134,6 +134,19 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     pub await_invitation: Option<bool>,
+    /// A node that finds at its start that it was removed goes on alone, as a cluster of its own.
+    #[arg(
+        long,
+        env = "RAFT_ROCKS_ALONE_WHEN_REMOVED",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub alone_when_removed: Option<bool>,
+    /// Begins a new cluster of this node alone with what it holds, giving up the cluster with this
+    /// id, no node of which may ever run again; ignored by nodes of other clusters.
+    #[arg(long, env = "RAFT_ROCKS_FORCE_NEW_CLUSTER", value_name = "CLUSTER")]
+    pub force_new_cluster: Option<String>,
     /// What survives a power cut: low, what the system has written; medium, up to the last second;
     /// high, everything acknowledged [default: high].
     #[arg(long, env = "RAFT_ROCKS_DURABILITY", hide_possible_values = true)]
@@ -226,6 +239,8 @@ impl Flags {
             http_advertise: self.http_advertise.or(file.http_advertise),
             join: self.join.or(file.join),
             await_invitation: self.await_invitation.or(file.await_invitation),
+            alone_when_removed: self.alone_when_removed.or(file.alone_when_removed),
+            force_new_cluster: self.force_new_cluster.or(file.force_new_cluster),
             durability: self.durability.or(file.durability),
             consistency: self.consistency.or(file.consistency),
             backend: self.backend.or(file.backend),
@@ -285,6 +300,18 @@ impl Flags {
         if await_invitation && self.join.as_ref().is_some_and(|join| !join.is_empty()) {
             return usage("--await-invitation, --join: a node waits or asks; give one of them");
         }
+        let force_new_cluster = match &self.force_new_cluster {
+            None => None,
+            Some(digits) => match from_digits(digits) {
+                Some(cluster) => Some(cluster),
+                None => {
+                    return usage(
+                        "--force-new-cluster: give the id of the cluster that is given up, 32 \
+                         hexadecimal digits; raft-rocks-ctl status shows it",
+                    );
+                }
+            },
+        };
         let tls = self.tls()?;
         let or = |given: Option<String>, default: &str| given.unwrap_or_else(|| default.to_owned());
         Ok(Settings {
@@ -298,6 +325,8 @@ impl Flags {
             http_advertise: self.http_advertise,
             join: self.join.unwrap_or_default(),
             await_invitation,
+            alone_when_removed: self.alone_when_removed.unwrap_or(false),
+            force_new_cluster,
             fsync: match self.durability {
                 Some(Durability::Low) => FsyncPolicy::Never,
                 Some(Durability::Medium) => FsyncPolicy::Interval(Duration::from_secs(1)),
@@ -357,7 +386,7 @@ fn read_secret(path: &Path) -> Result<Secret, UsageError> {
     }
     match token.strip_prefix("sha256:") {
         None => Ok(Secret::of_token(token.as_bytes())),
-        Some(digits) => match hash(digits) {
+        Some(digits) => match from_digits(digits) {
             Some(hash) => Ok(Secret::of_hash(hash)),
             None => usage(format!(
                 "{flag} {}: behind `sha256:` there are 64 hexadecimal digits",
@@ -367,7 +396,7 @@ fn read_secret(path: &Path) -> Result<Secret, UsageError> {
     }
 }
 
-fn hash(digits: &str) -> Option<[u8; 32]> {
+fn from_digits<const N: usize>(digits: &str) -> Option<[u8; N]> {
     let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
         return None;
     };

@@ -1,16 +1,18 @@
 //! A node and everything that serves it, from its settings to its end.
 
+mod checks;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::Context as _;
 use raft_rocks::driver::{Builder, Compaction, Forwarding, Node, NodeOptions, store_options};
 use raft_rocks::{FsyncPolicy, RaftMachineStorage};
-use raft_rocks_grpc::{GrpcTransport, Invitations, Party, Tls, TransportOptions};
+use raft_rocks_grpc::{GrpcTransport, Invitations, Tls, TransportOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,6 +23,7 @@ use crate::frontend::Frontend;
 use crate::http;
 use crate::kv::{FAMILY, Machine, MemoryRows, RocksRows};
 use crate::{metrics, resp, start};
+use checks::{bind, check_exposure, chosen_id, make_private, reached_at, warn_of_strangers};
 
 /// A request of a client, and what a command adds to it.
 const COMMAND_BYTES_MAX: usize = 3 << 20;
@@ -57,6 +60,10 @@ pub struct Settings {
     pub join: Vec<String>,
     /// Whether a node of no cluster waits until one invites it.
     pub await_invitation: bool,
+    /// Whether a node that was removed goes on alone when it is started again.
+    pub alone_when_removed: bool,
+    /// The cluster that is given up for a new one of this node alone.
+    pub force_new_cluster: Option<[u8; 16]>,
     /// When the log is synced.
     pub fsync: FsyncPolicy,
     /// Where the state stands.
@@ -137,6 +144,7 @@ impl Instance {
         options.context = published.to_context();
         options.tick = settings.tick;
         options.compaction = settings.compaction;
+        options.alone_when_removed = settings.alone_when_removed;
         options.command_bytes_max = COMMAND_BYTES_MAX;
         if settings.clients.redirect == resp::Redirect::Try {
             options.forwarding = Forwarding::Redirect;
@@ -174,7 +182,7 @@ impl Instance {
         let peer_address = peers.local_addr()?;
         let peers_served = tokio::spawn(server.serve(peers, ended(&peers_end)));
         let started = match &invitations {
-            None => start::node(builder, id, settings.join).await,
+            None => start::node(builder, id, settings.join, settings.force_new_cluster).await,
             Some(invitations) => start::invited(builder, id, invitations, end).await,
         };
         let node = match started {
@@ -308,76 +316,4 @@ fn open_store(settings: &Settings) -> anyhow::Result<RaftMachineStorage> {
     let dir = settings.dir.join("store");
     let opened = RaftMachineStorage::open(&dir, store_options(options));
     opened.with_context(|| format!("opening {}", dir.display()))
-}
-
-async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
-    bound.with_context(|| {
-        format!("{flag} {address}: cannot listen there; give HOST:PORT of this machine, not in use")
-    })
-}
-
-fn warn_of_strangers(flag: &str, address: SocketAddr) {
-    if !address.ip().is_loopback() {
-        tracing::warn!(
-            "{flag} {address} is open to the network, and clients show no token; give \
-             --auth-token-file where not everybody may change everything"
-        );
-    }
-}
-
-fn check_exposure(settings: &Settings, peers: SocketAddr) -> anyhow::Result<()> {
-    if settings.tls.is_none() && !settings.insecure && !peers.ip().is_loopback() {
-        bail!(
-            "--peer-listen {peers} is open to the network, where without certificates anybody can \
-             be a node; give --tls-ca, --tls-cert and --tls-key (`raft-rocks-server certs` makes \
-             them), or --insecure where nobody else is on that network"
-        );
-    }
-    Ok(())
-}
-
-/// The id that the settings and the certificate agree on.
-fn chosen_id(settings: &Settings) -> anyhow::Result<Option<u64>> {
-    let Some(tls) = &settings.tls else {
-        return Ok(settings.id);
-    };
-    let Party::Node(certified) = *tls.party() else {
-        bail!("--tls-cert is that of a client; a node needs one of its own");
-    };
-    ensure!(
-        settings.id.is_none_or(|id| id == certified),
-        "--tls-cert is that of node {certified}, not of --id {}",
-        settings.id.unwrap_or_default()
-    );
-    Ok(Some(certified))
-}
-
-/// Where others reach what listens at `bound`.
-fn reached_at(given: Option<&str>, bound: SocketAddr, flag: &str) -> anyhow::Result<String> {
-    let address = match given {
-        Some(given) => given.to_owned(),
-        None => bound.to_string(),
-    };
-    let host_and_port = address.rsplit_once(':');
-    let port = host_and_port.and_then(|(_, port)| port.parse::<u16>().ok());
-    let (Some((host, _)), Some(1..)) = (host_and_port, port) else {
-        bail!("{flag} {address}: give HOST:PORT");
-    };
-    let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    ensure!(
-        !host.is_empty() && !ip.is_ok_and(|ip| ip.is_unspecified()),
-        "others cannot reach {address}; give {flag} HOST:PORT as they reach this machine"
-    );
-    Ok(address)
-}
-
-/// A directory that nobody else looks into.
-fn make_private(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir);
-    made.with_context(|| format!("--dir {}: cannot make it", dir.display()))
 }

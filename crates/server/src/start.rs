@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::pin;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use raft_rocks::RaftMachineStorage;
 use raft_rocks::driver::{Builder, JoinOptions, Node, StartError};
 use raft_rocks_grpc::{Invitation, Invitations};
@@ -12,7 +12,8 @@ use raft_rocks_grpc::{Invitation, Invitations};
 use crate::kv::Machine;
 
 /// Starts the node that the store belongs to, or a new one: of a cluster of its own, or of that of
-/// which `join` names members.
+/// which `join` names members. A node of the cluster `given_up` begins a new one with what it
+/// holds; the new one has another id, so that the next start is one as any other.
 ///
 /// # Errors
 /// Why it cannot start, and what to do.
@@ -20,8 +21,18 @@ pub async fn node(
     builder: Builder<RaftMachineStorage, Machine>,
     id: Option<u64>,
     join: Vec<String>,
+    given_up: Option<[u8; 16]>,
 ) -> anyhow::Result<Node<Machine>> {
     if let Some(identity) = builder.identity()? {
+        let cluster = hex(&identity.cluster_id);
+        let is_forced = given_up.is_some_and(|given_up| identity.cluster_id == given_up);
+        if is_forced {
+            let forced = tokio::task::spawn_blocking(move || builder.force_new_cluster());
+            return Ok(forced.await??);
+        }
+        if given_up.is_some() {
+            tracing::info!("--force-new-cluster is ignored: the node is of cluster {cluster}");
+        }
         if !join.is_empty() {
             let id = identity.node_id;
             tracing::info!("--join is ignored: the directory belongs to node {id}, a member");
@@ -31,7 +42,13 @@ pub async fn node(
             Some(id) => builder.open_as(id),
             None => builder.open(),
         });
-        return Ok(opened.await??);
+        return opened.await?.map_err(|e| match e {
+            StartError::RestoredCopy(_) => anyhow!(
+                "{e}: --force-new-cluster {cluster}, when no node of that cluster runs or ever \
+                 will"
+            ),
+            e => e.into(),
+        });
     }
     if join.is_empty() {
         let id = id.unwrap_or(1);
@@ -40,6 +57,10 @@ pub async fn node(
     }
     let promote = true;
     self::join(builder, join, JoinOptions { id, promote }).await
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn join(

@@ -87,6 +87,8 @@ impl Cluster {
                 .map(|node| node.peer_address().to_string())
                 .collect(),
             await_invitation: false,
+            alone_when_removed: false,
+            force_new_cluster: None,
             fsync: FsyncPolicy::Never,
             backend: Backend::Memory,
             tick: Duration::from_millis(30),

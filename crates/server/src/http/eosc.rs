@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Problem};
-use super::extract::Body;
+use super::extract::{Body, Whole};
 use super::kv::one;
 use super::routes::Started;
 use crate::address::client_address;
@@ -65,14 +65,14 @@ pub struct NodeAlone {
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum NodeId {
-    Number(u64),
+    Number(Whole),
     Text(String),
 }
 
 impl NodeId {
     fn number(&self) -> Result<u64, Failure> {
         match self {
-            NodeId::Number(id) => Ok(*id),
+            NodeId::Number(Whole(id)) => Ok(*id),
             NodeId::Text(text) => text
                 .parse()
                 .map_err(|_| Failure(BAD_REQUEST, format!("id: {text:?} is no number"))),

@@ -7,9 +7,13 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+
+/// Whole numbers below are exact in floating point.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// A body of JSON.
 pub struct Body<T>(pub T);
@@ -60,6 +64,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
             ApiError::new(StatusCode::BAD_REQUEST, rejection.body_text())
         })?;
         Ok(Id(id))
+    }
+}
+
+/// A number in JSON, where 2.0 is as whole as 2.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "serde_json::Number")]
+pub struct Whole(pub u64);
+
+impl TryFrom<serde_json::Number> for Whole {
+    type Error = String;
+
+    fn try_from(number: serde_json::Number) -> Result<Self, String> {
+        let is_whole = |number: &f64| number.fract() == 0.0 && (0.0..EXACT_MAX).contains(number);
+        let of_fraction = || number.as_f64().filter(is_whole).map(|number| number as u64);
+        let whole = number.as_u64().or_else(of_fraction);
+        let wrong = || format!("{number} is no whole number of 0 or more");
+        whole.map(Whole).ok_or_else(wrong)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Json;
+use axum::http::StatusCode;
 use parking_lot::Mutex;
 use raft_rocks::driver::{Leadership, Node, Status};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ use crate::metrics;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Five minutes.
 const SAMPLES_MAX: usize = 300;
+
+/// What an int64 of OpenAPI holds.
+const SINCE_MAX: u64 = i64::MAX as u64;
 
 /// One second.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -97,6 +101,10 @@ pub async fn get(
     Asked(from): Asked<From>,
 ) -> Result<Json<Samples>, ApiError> {
     let since = from.since.unwrap_or(0);
+    if since > SINCE_MAX {
+        let problem = format!("since={since}: give milliseconds since 1970");
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, problem));
+    }
     let samples = serving.history.samples.lock();
     let later = samples.iter().filter(|sample| sample.at_ms > since);
     Ok(Json(Samples {

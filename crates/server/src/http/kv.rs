@@ -83,7 +83,8 @@ pub async fn get(Started(serving): Started, Key(key): Key) -> Result<Response, A
         ("key" = String, Path, description = "Any bytes but none, percent-encoded.", min_length = 1),
         Setting,
     ),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Up to 1 MiB."),
+    request_body(content = Option<Vec<u8>>,
+        content_type = "application/octet-stream", description = "Up to 1 MiB; none: an empty value."),
     responses((status = 204, description = "It is set."), Failures)
 )]
 pub async fn put(

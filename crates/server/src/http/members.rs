@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Failures};
-use super::extract::{Body, Id};
+use super::extract::{Body, Id, Whole};
 use super::routes::Started;
 use crate::admin::{self, Newcomer};
 
@@ -15,7 +15,8 @@ use crate::admin::{self, Newcomer};
 #[serde(deny_unknown_fields)]
 pub struct Adding {
     /// What it is to be; without, whatever the leader gives.
-    id: Option<u64>,
+    #[schema(value_type = Option<u64>)]
+    id: Option<Whole>,
     /// `host:port`, where the other nodes or clients reach it.
     address: String,
     /// Whether it gets a vote. Default: true.
@@ -33,7 +34,8 @@ pub struct Added {
 #[serde(deny_unknown_fields)]
 pub struct Transfer {
     /// A voter.
-    to: u64,
+    #[schema(value_type = u64)]
+    to: Whole,
 }
 
 /// A snapshot is made.
@@ -55,7 +57,7 @@ pub async fn add(
     Body(adding): Body<Adding>,
 ) -> Result<Json<Added>, ApiError> {
     let newcomer = Newcomer {
-        id: adding.id,
+        id: adding.id.map(|Whole(id)| id),
         address: adding.address,
         voter: adding.voter.unwrap_or(true),
     };
@@ -84,7 +86,7 @@ pub async fn transfer(
     Started(serving): Started,
     Body(Transfer { to }): Body<Transfer>,
 ) -> Result<StatusCode, ApiError> {
-    admin::transfer(&serving.frontend, &to.to_string()).await?;
+    admin::transfer(&serving.frontend, &to.0.to_string()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,10 +1,12 @@
 //! The document that describes this API.
 
-use axum::Json;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use axum::{Json, extract};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{backup, cluster, eosc, health, history, kv, members, routes};
+use super::{State, backup, cluster, eosc, health, history, kv, members, routes};
+
+const TOKEN: &str = "token";
 
 /// Everything there is.
 #[derive(OpenApi)]
@@ -35,11 +37,10 @@ use super::{backup, cluster, eosc, health, history, kv, members, routes};
         eosc::peer_list,
     ),
     modifiers(&Token),
-    security((), ("token" = [])),
 )]
 struct Api;
 
-/// Who may ask.
+/// What a client shows.
 struct Token;
 
 impl Modify for Token {
@@ -48,7 +49,7 @@ impl Modify for Token {
             .scheme(HttpAuthScheme::Bearer)
             .description(Some("The token of --auth-token-file, where one is given."));
         let components = api.components.get_or_insert_default();
-        components.add_security_scheme("token", SecurityScheme::Http(scheme.build()));
+        components.add_security_scheme(TOKEN, SecurityScheme::Http(scheme.build()));
     }
 }
 
@@ -57,6 +58,11 @@ impl Modify for Token {
     get, path = "/openapi.json", tag = "node",
     responses((status = 200, description = "OpenAPI 3.1.", content_type = "application/json"))
 )]
-pub async fn get() -> Json<utoipa::openapi::OpenApi> {
-    Json(Api::openapi())
+pub async fn get(extract::State(state): extract::State<State>) -> Json<utoipa::openapi::OpenApi> {
+    let mut api = Api::openapi();
+    if state.secret.is_some() {
+        let scopes: [&str; 0] = [];
+        api.security = Some(vec![SecurityRequirement::new(TOKEN, scopes)]);
+    }
+    Json(api)
 }

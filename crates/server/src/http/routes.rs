@@ -76,7 +76,7 @@ pub async fn metrics(Started(serving): Started) -> Result<impl IntoResponse, Api
 
 /// The status page.
 #[utoipa::path(
-    get, path = "/", tag = "node",
+    get, path = "/", tag = "node", security(()),
     responses((status = 200, description = "For a browser.", content_type = "text/html", body = String))
 )]
 pub async fn page() -> Html<&'static str> {

@@ -99,6 +99,8 @@ impl Cluster {
             http_advertise: None,
             join: first.map(|(_, peer)| peer.clone()).into_iter().collect(),
             await_invitation: false,
+            alone_when_removed: false,
+            force_new_cluster: None,
             fsync: FsyncPolicy::Never,
             backend: Backend::RocksDb,
             tick: Duration::from_millis(30),

@@ -1,22 +1,11 @@
-//! HTTP: how a node and its cluster stand.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may stop"
-)]
+//! How a node and its cluster stand.
 
-mod common;
-
-use common::{Cluster, until};
 use raft_rocks_server::instance::Instance;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-async fn json(url: &str) -> Value {
-    let response = reqwest::get(url).await.unwrap();
-    assert_eq!(response.status(), StatusCode::OK, "{url}");
-    response.json().await.unwrap()
-}
+use crate::common::{Cluster, until};
+use crate::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_tells_how_the_cluster_stands() {
@@ -109,5 +98,105 @@ async fn off_means_none() {
     cluster.adapt = Box::new(|settings| settings.http_listen = None);
     cluster.start(1).await;
     assert_eq!(cluster.nodes[&1].http_address(), None);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_no_member_any_more_is_not_ready() {
+    let mut cluster = Cluster::of(2).await;
+    cluster.nodes[&1].node().transfer_leader(1).await.unwrap();
+    let url = cluster.url(2, "/readyz");
+    cluster.nodes[&1].node().remove(2).await.unwrap();
+    let reason = until("it is not ready", || async {
+        let response = reqwest::get(&url).await.unwrap();
+        let text = response.text().await.unwrap();
+        text.starts_with("removed: ").then_some(text)
+    })
+    .await;
+    assert!(reason.contains("no longer a member"), "{reason}");
+    cluster.kill(2).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_stopped_says_why() {
+    let mut cluster = Cluster::of(1).await;
+    let node = cluster.nodes[&1].node().clone();
+    let url = cluster.url(1, "/readyz");
+    node.halt().await;
+    let response = reqwest::get(&url).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let reason = response.text().await.unwrap();
+    assert!(reason.starts_with("stopped: "), "{reason}");
+    let view = reqwest::get(cluster.url(1, "/cluster")).await.unwrap();
+    crate::refused(view, StatusCode::SERVICE_UNAVAILABLE, "has stopped").await;
+    cluster.kill(1).await;
+}
+
+/// It would wait for the members that it is to join.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_is_alive_and_not_ready() {
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let cluster = Cluster::new();
+    let mut settings = cluster.settings(1);
+    settings.join = vec![nobody.local_addr().unwrap().to_string()];
+    settings.http_listen = Some(address.clone());
+    let starting = tokio::spawn(Instance::start(settings));
+    let reason = until("it answers", || async {
+        let response = reqwest::get(format!("http://{address}/readyz"))
+            .await
+            .ok()?;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        response.text().await.ok()
+    })
+    .await;
+    assert!(reason.starts_with("starting: "), "{reason}");
+    let live = reqwest::get(format!("http://{address}/livez")).await;
+    assert_eq!(live.unwrap().status(), StatusCode::OK);
+    let view = reqwest::get(format!("http://{address}/cluster")).await;
+    let view = view.unwrap();
+    assert_eq!(view.headers()["retry-after"], "1");
+    crate::refused(view, StatusCode::SERVICE_UNAVAILABLE, "starting").await;
+    drop(nobody);
+    // It gives up by itself, in good order.
+    assert!(starting.await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_and_the_document_are_there() {
+    let cluster = Cluster::of(1).await;
+    let page = reqwest::get(cluster.url(1, "/")).await.unwrap();
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(page.text().await.unwrap().contains("</html>"));
+    let document = json(&cluster.url(1, "/openapi.json")).await;
+    let paths = document["paths"].as_object().unwrap();
+    let expected = [
+        "/",
+        "/backup",
+        "/cluster",
+        "/cluster/history",
+        "/cluster/members",
+        "/cluster/members/{id}",
+        "/cluster/transfer",
+        "/kv/{key}",
+        "/livez",
+        "/metrics",
+        "/openapi.json",
+        "/raft/api/addNode",
+        "/raft/api/deleteNode",
+        "/raft/api/getPeerList",
+        "/raft/api/set",
+        "/readyz",
+        "/snapshot",
+    ];
+    assert!(paths.keys().eq(expected), "{:?}", paths.keys());
+    let nowhere = reqwest::get(cluster.url(1, "/nowhere")).await.unwrap();
+    crate::refused(nowhere, StatusCode::NOT_FOUND, "/openapi.json").await;
+    let post = crate::ask(reqwest::Method::POST, &cluster.url(1, "/cluster"), None).await;
+    assert_eq!(post.headers()["allow"], "GET,HEAD");
+    crate::refused(post, StatusCode::METHOD_NOT_ALLOWED, "method").await;
     cluster.shutdown().await;
 }
