@@ -7,6 +7,7 @@ use raft_rocks::driver::{Consistency, Node, NodeInfo, RequestError};
 use raft_rocks_grpc::Tls;
 
 use crate::kv::{Answer, Machine, Operation, decode_answers, encode};
+use crate::metrics::Proposals;
 use crate::resp::{ReadConsistency, Redirect};
 
 /// Between two tries, while nobody leads.
@@ -37,6 +38,7 @@ pub struct Frontend {
     redirect: Redirect,
     patience: Duration,
     started: Instant,
+    proposals: Proposals,
 }
 
 impl Frontend {
@@ -49,6 +51,7 @@ impl Frontend {
             redirect: options.redirect,
             patience: options.patience,
             started: Instant::now(),
+            proposals: Proposals::default(),
         }
     }
 
@@ -67,13 +70,24 @@ impl Frontend {
         self.started.elapsed()
     }
 
+    /// What became of the changes that were asked for.
+    pub fn proposals(&self) -> &Proposals {
+        &self.proposals
+    }
+
     /// Carries out operations as one command; one answer each.
     ///
     /// # Errors
     /// [`Refused`]; after [`RequestError::OutcomeUnknown`] they may have been carried out.
     pub async fn change(&self, operations: &[Operation]) -> Result<Vec<Answer>, Refused> {
+        let begun = Instant::now();
         let command = encode(operations);
-        let proposed = self.retried(|| self.node.propose(command.clone())).await?;
+        let proposed = self.retried(|| self.node.propose(command.clone())).await;
+        match &proposed {
+            Ok(_) => self.proposals.latencies.add(begun.elapsed()),
+            Err(_) => self.proposals.failed(),
+        }
+        let proposed = proposed?;
         let answer = proposed.answer.ok_or(Refused::AnswerLost(None))?;
         let answers = decode_answers(&answer);
         let answers = answers.map_err(|e| Refused::AnswerLost(Some(e.to_string())))?;

@@ -20,7 +20,7 @@ use crate::expiry;
 use crate::frontend::Frontend;
 use crate::http;
 use crate::kv::{FAMILY, Machine, MemoryRows, RocksRows};
-use crate::{resp, start};
+use crate::{metrics, resp, start};
 
 /// A request of a client, and what a command adds to it.
 const COMMAND_BYTES_MAX: usize = 3 << 20;
@@ -81,6 +81,8 @@ pub struct Instance {
     http_address: Option<SocketAddr>,
     ends: Ends,
     purge: JoinHandle<()>,
+    samples: JoinHandle<()>,
+    serving: Arc<http::Serving>,
 }
 
 struct Ends {
@@ -139,6 +141,8 @@ impl Instance {
         if settings.clients.redirect == resp::Redirect::Try {
             options.forwarding = Forwarding::Redirect;
         }
+        // The store tells this recorder, or none.
+        metrics::process();
         let storage = open_store(&settings)?;
         let transport = GrpcTransport::new(TransportOptions::default(), settings.tls.clone())?;
         let transport = Arc::new(transport);
@@ -192,11 +196,17 @@ impl Instance {
             warn_of_strangers("--listen", client_address);
             http_address.inspect(|address| warn_of_strangers("--http-listen", *address));
         }
-        let frontend = Arc::new(Frontend::new(node.clone(), settings.tls, &settings.clients));
+        let frontend = Arc::new(Frontend::new(
+            node.clone(),
+            settings.tls.clone(),
+            &settings.clients,
+        ));
         let server = resp::Server::new(Arc::clone(&frontend), settings.clients);
-        let serving = http::Serving::new(frontend, server.context(), storage, transport);
+        let (tls, dir) = (settings.tls, &settings.dir);
+        let serving = http::Serving::new(frontend, server.context(), tls, storage, dir);
+        let serving = Arc::new(serving);
         // As above.
-        let _ = http_place.set(Arc::new(serving));
+        let _ = http_place.set(Arc::clone(&serving));
         let clients_served = tokio::spawn(server.serve(clients, ended(&clients_end)));
         tracing::info!(
             id = node.id(),
@@ -207,6 +217,8 @@ impl Instance {
         }
         Ok(Instance {
             purge: tokio::spawn(expiry::purge(node.clone(), due)),
+            samples: tokio::spawn(http::sample(Arc::clone(&serving))),
+            serving,
             node,
             client_address,
             peer_address,
@@ -252,6 +264,8 @@ impl Instance {
             served.await?;
         }
         self.purge.abort();
+        self.samples.abort();
+        self.serving.close().await;
         self.node.shutdown().await;
         self.ends.peers.send_replace(true);
         self.ends.peers_served.await??;
@@ -261,10 +275,12 @@ impl Instance {
     /// Ends as a crash would.
     pub async fn halt(self) {
         self.purge.abort();
+        self.samples.abort();
         self.ends.clients_served.abort();
         if let Some(served) = &self.ends.http_served {
             served.abort();
         }
+        self.serving.close().await;
         self.node.halt().await;
         self.ends.peers_served.abort();
         // Cancelled, or failed before: nothing of either matters now.

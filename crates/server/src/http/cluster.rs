@@ -4,15 +4,16 @@ use axum::Json;
 use raft::StateRole;
 use raft_rocks::driver::{Consistency, NodeInfo, NodeStatus, Status};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Serving;
-use super::error::ApiError;
+use super::error::{ApiError, Failures};
 use super::leader::LeaderView;
 use super::routes::Started;
 use crate::address::{Published, client_address};
 
 /// What a node is at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Leader,
@@ -22,7 +23,7 @@ pub enum Role {
 }
 
 /// The cluster as this node sees it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Cluster {
     /// 32 hexadecimal digits.
     cluster_id: String,
@@ -35,7 +36,7 @@ pub struct Cluster {
 }
 
 /// The node that was asked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct This {
     id: u64,
     role: Role,
@@ -65,7 +66,7 @@ pub struct This {
 }
 
 /// A member of the cluster.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Member {
     id: u64,
     /// Where the other nodes reach it.
@@ -88,6 +89,10 @@ pub struct Member {
 }
 
 /// How the cluster stands.
+#[utoipa::path(
+    get, path = "/cluster", tag = "cluster",
+    responses((status = 200, description = "As this node sees it.", body = Cluster), Failures)
+)]
 pub async fn get(Started(serving): Started) -> Result<Json<Cluster>, ApiError> {
     let node = serving.frontend.node();
     let status = node.status().await?;
@@ -108,7 +113,6 @@ pub async fn get(Started(serving): Started) -> Result<Json<Cluster>, ApiError> {
 
 fn this(serving: &Serving, status: &NodeStatus, keys: u64) -> This {
     let raft = &status.raft;
-    let snapshot = serving.storage.snapshot_metadata();
     This {
         id: raft.id,
         role: own_role(raft),
@@ -118,7 +122,7 @@ fn this(serving: &Serving, status: &NodeStatus, keys: u64) -> This {
         applied: raft.applied,
         first_index: raft.first_index,
         last_index: raft.last_index,
-        snapshot_index: snapshot.map_or(0, |snapshot| snapshot.index),
+        snapshot_index: raft.snapshot_index,
         uptime_s: serving.frontend.uptime().as_secs_f64(),
         removed: status.removed,
         requests: status.requests,

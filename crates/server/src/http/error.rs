@@ -1,12 +1,13 @@
 //! Errors, as JSON and with a fitting status.
 
 use axum::Json;
-use axum::http::header::{LOCATION, RETRY_AFTER};
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use raft_rocks::driver::RequestError;
 use raft_rocks_grpc::AddError;
 use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::address::Published;
 use crate::admin::AdminError;
@@ -24,11 +25,55 @@ pub struct ApiError {
     elsewhere: Option<String>,
 }
 
-#[derive(Serialize)]
+/// Why it was not done.
+#[derive(Serialize, ToSchema)]
 pub struct Problem {
     /// What is wrong and what to do.
     error: String,
 }
+
+/// How every request may fail.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "for the document alone")]
+pub enum Failures {
+    /// The request makes no sense.
+    #[response(status = 400)]
+    BadRequest(#[to_schema] Problem),
+    /// The token is missing or wrong.
+    #[response(status = 401)]
+    Unauthorized(#[to_schema] Problem),
+    /// There is no such thing.
+    #[response(status = 404)]
+    NotFound(#[to_schema] Problem),
+    /// It does not fit how things stand.
+    #[response(status = 409)]
+    Conflict(#[to_schema] Problem),
+    /// It is too large.
+    #[response(status = 413)]
+    TooLarge(#[to_schema] Problem),
+    /// The body is of another type.
+    #[response(status = 415)]
+    OtherType(#[to_schema] Problem),
+    /// Under `--redirect try`: the leader does it.
+    #[response(status = 307)]
+    Elsewhere(#[to_schema] Problem),
+    /// Under `--redirect try`: the leader does it, and nobody knows where its HTTP is.
+    #[response(status = 421)]
+    ElsewhereUnknown(#[to_schema] Problem),
+    /// Something of the node is broken.
+    #[response(status = 500)]
+    Broken(#[to_schema] Problem),
+    /// Not now: nothing has happened; try again.
+    #[response(status = 503)]
+    NotNow(#[to_schema] Problem),
+    /// It may have taken effect, or may yet.
+    #[response(status = 504)]
+    OutcomeUnknown(#[to_schema] Problem),
+}
+
+/// The leader's `host:port` for HTTP, in the extensions of a response.
+#[derive(Clone)]
+pub struct Elsewhere(pub String);
 
 impl ApiError {
     pub fn new(status: StatusCode, problem: impl ToString) -> Self {
@@ -49,9 +94,9 @@ impl ApiError {
         ApiError { elsewhere, ..self }
     }
 
-    /// What is wrong.
-    pub fn problem(&self) -> &str {
-        &self.problem
+    /// What is wrong and what to do.
+    pub fn into_problem(self) -> String {
+        self.problem
     }
 }
 
@@ -63,10 +108,8 @@ impl IntoResponse for ApiError {
             let seconds = HeaderValue::from(RETRY_AFTER_SECONDS);
             response.headers_mut().insert(RETRY_AFTER, seconds);
         }
-        if let Some(location) = self.elsewhere
-            && let Ok(location) = HeaderValue::from_str(&location)
-        {
-            response.headers_mut().insert(LOCATION, location);
+        if let Some(address) = self.elsewhere {
+            response.extensions_mut().insert(Elsewhere(address));
         }
         response
     }

@@ -11,11 +11,22 @@ use super::{Serving, State};
 const BEHIND_MAX: u64 = 1_000;
 
 /// It runs.
+#[utoipa::path(
+    get, path = "/livez", tag = "node",
+    responses((status = 200, description = "It runs.", content_type = "text/plain", body = String))
+)]
 pub async fn livez() -> &'static str {
     "ok"
 }
 
-/// It serves; if not, why.
+/// Whether it serves clients, and if not, why.
+#[utoipa::path(
+    get, path = "/readyz", tag = "node",
+    responses(
+        (status = 200, description = "It serves.", content_type = "text/plain", body = String),
+        (status = 503, description = "Why not.", content_type = "text/plain", body = String),
+    )
+)]
 pub async fn readyz(extract::State(state): extract::State<State>) -> Response {
     let problem = match state.place.get() {
         None => Some(state.starting().to_owned()),

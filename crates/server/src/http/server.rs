@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Place, State, routes};
+use super::{Place, State, TURNS, routes};
 use crate::resp::Secret;
 
 /// Connections at a time.
@@ -46,6 +46,7 @@ impl Server {
             place,
             secret,
             invitations,
+            turns: Arc::new(Semaphore::new(TURNS)),
         });
         Server { router }
     }
