@@ -83,8 +83,6 @@ impl Cluster {
             client_advertise: None,
             http_listen: None,
             http_advertise: None,
-            http_listen: None,
-            http_advertise: None,
             join: members
                 .map(|node| node.peer_address().to_string())
                 .collect(),

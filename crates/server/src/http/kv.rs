@@ -37,8 +37,7 @@ pub async fn in_turn(
     request: Request,
     next: Next,
 ) -> Response {
-    let turn = Arc::clone(&state.turns).acquire_owned().await;
-    let Ok(turn) = turn else {
+    let Ok(turn) = Arc::clone(&state.turns).acquire_owned().await else {
         // It is never closed.
         return ApiError::starting(state.starting()).into_response();
     };

@@ -45,8 +45,8 @@ impl Server {
         let router = routes::router(State {
             place,
             secret,
-            invitations,
             turns: Arc::new(Semaphore::new(TURNS)),
+            invitations,
         });
         Server { router }
     }
