@@ -124,6 +124,33 @@ fn it_ends_in_good_order_when_it_is_told() {
 }
 
 #[test]
+fn who_waits_to_be_invited_says_so_and_ends_when_it_is_told() {
+    let dir = scratch();
+    let mut child = program()
+        .args(["--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"])
+        .args(["--http-listen", "off", "--await-invitation", "--dir"])
+        .arg(dir.path().join("node"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("waiting to be invited") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    assert!(sent.success());
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest}");
+    let (code, said) = run(&["--await-invitation", "--join", "127.0.0.1:1"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("waits or asks"), "{said}");
+}
+
+#[test]
 fn what_was_acknowledged_survives_a_kill() {
     let dir = scratch();
     let dir = dir.path().join("node");
