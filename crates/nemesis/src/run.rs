@@ -220,7 +220,7 @@ impl Run {
     async fn history(&mut self, number: u64, plan: &[Kind]) -> Vec<String> {
         let size = SIZES.get((number / HISTORIES_OF_CLUSTER) as usize % SIZES.len());
         let size = size.copied().unwrap_or(3);
-        if number % HISTORIES_OF_CLUSTER == 0 {
+        if number.is_multiple_of(HISTORIES_OF_CLUSTER) {
             self.cluster = None;
         }
         let cluster = match self.cluster.take() {
