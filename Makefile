@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Each installs what is missing first (scripts/setup).
 #
-# All targets but `bench`, `microbench` and `fuzz` use the dev profile, which builds RocksDB
+# All targets but `bench`, `clusterbench`, `microbench` and `fuzz` use the dev profile, which builds RocksDB
 # optimised (Cargo.toml), so that tests, lints, documents, package and demo share its objects. They
 # share one target directory too: cargo keeps the artefacts of the two codecs side by side under
 # different hashes, so that switching rebuilds nothing. The second codec gives bindgen's own
@@ -8,7 +8,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz sim nemesis crash bench large microbench package
+.PHONY: help setup demo test fuzz sim nemesis crash bench clusterbench large microbench package
 
 STAGE := scripts/stage
 # In CI the committed Cargo.lock must fit; at a desk cargo may bring it up to date.
@@ -18,7 +18,7 @@ PROST := --features driver,testing,metrics $(LOCKED)
 # package alone is built with this.
 PROTOBUF := --package raft-rocks --no-default-features --features protobuf-codec,driver,testing,metrics $(LOCKED)
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= entry_codec keys storage_ops
+FUZZ_TARGETS ?= entry_codec keys peer_frames resp storage_ops
 CRASH_ROUNDS ?= 160
 
 help: ## Lists the targets
@@ -57,6 +57,11 @@ crash: setup ## Cuts the power, fails I/O, fills disks, damages files (root); CR
 
 bench: setup ## Compares raft-rocks with its peers, side by side; COMPARE passes flags (--quick)
 	@$(STAGE) "comparison" cargo run --release $(LOCKED) --package raft-rocks-bench -- compare $(COMPARE)
+
+clusterbench: ## Three nodes of raft-rocks-server beside three of etcd under puts; CLUSTER passes flags
+	@scripts/setup bench
+	@$(STAGE) "build" cargo build --release $(LOCKED) --package raft-rocks-server --package raft-rocks-bench
+	@$(STAGE) "cluster benchmark" target/release/raft-rocks-bench cluster $(CLUSTER)
 
 large: setup ## Streams a state of 1 GiB to a new node and measures what memory that takes
 	@$(STAGE) "large snapshot" cargo test --release $(LOCKED) --features driver --test driver -- --ignored --nocapture

@@ -42,7 +42,8 @@ impl Inbox {
             }
             Err(why) => {
                 shared.dropped.packets.fetch_add(1, Ordering::Relaxed);
-                if shared.is_new_refusal(from, why) {
+                // Who took this node in is faster than the answer.
+                if why != Refused::NotYet && shared.is_new_refusal(from, why) {
                     log::warn!("packets of node {from} are refused: {why}");
                 }
             }
@@ -69,6 +70,9 @@ impl Inbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
+    /// This node is starting, and belongs to no cluster yet.
+    #[error("this node belongs to no cluster yet")]
+    NotYet,
     /// It is an answer to an earlier start of this node, or to nobody.
     #[error("it answers what was not asked")]
     NotAsked,
@@ -122,14 +126,18 @@ impl Shared {
         {
             return Ok(());
         }
-        if own.info.id == 0 || packet.to != own.info.id {
+        if own.info.id == 0 {
+            return Err(Refused::NotYet);
+        }
+        // What is wrong with most of what comes from another cluster is said first.
+        if packet.cluster_id != own.cluster_id {
+            return Err(Refused::OtherCluster);
+        }
+        if packet.to != own.info.id {
             return Err(Refused::OtherNode);
         }
         if !packet.to_store.is_empty() && packet.to_store != own.info.store_id {
             return Err(Refused::OtherStore);
-        }
-        if packet.cluster_id != own.cluster_id {
-            return Err(Refused::OtherCluster);
         }
         let book = self.book.read();
         if book.is_retired(packet.from) {

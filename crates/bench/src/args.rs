@@ -21,6 +21,9 @@ pub struct Cli {
 pub enum Command {
     /// Runs the contenders in turns, and writes compare.json, compare.md and SVG plots
     Compare(Box<CompareArgs>),
+    /// Puts into three nodes of raft-rocks-server and, where it is installed, of etcd, in turns;
+    /// writes cluster.json and an SVG plot
+    Cluster(ClusterArgs),
     /// One measurement that needs a process of its own; prints its result as JSON
     #[command(hide = true)]
     Child(Task),
@@ -64,4 +67,49 @@ pub struct CompareArgs {
     /// Numbers so small that they prove only that everything works
     #[arg(long, hide = true, conflicts_with = "quick")]
     pub smoke: bool,
+}
+
+/// Which clusters, and under which load.
+#[derive(Args)]
+pub struct ClusterArgs {
+    /// A directory on the disk to measure; emptied of what a run leaves behind
+    #[arg(long, value_name = "DIR", default_value = "target/bench/data")]
+    pub dir: PathBuf,
+
+    /// Where the report goes
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    pub out: PathBuf,
+
+    /// raft-rocks-server, if not beside this program
+    #[arg(long, value_name = "PROGRAM")]
+    pub server: Option<PathBuf>,
+
+    /// etcd; what cannot be run is left out
+    #[arg(long, value_name = "PROGRAM", default_value = "etcd")]
+    pub etcd: PathBuf,
+
+    /// Clients at a time, each with a connection and one put under way
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "1,16,64,256"
+    )]
+    pub clients: Vec<usize>,
+
+    /// Runs, of which the medians count
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+
+    /// Turns each system gets in a run
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+
+    /// How long a turn lasts: a shared disk bears a few seconds of syncs at a time
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub burst_ms: u64,
+
+    /// Of the order of turns
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
 }

@@ -1,4 +1,5 @@
-//! `raft-rocks-bench`: raft-rocks and its peers, measured side by side in one process run.
+//! `raft-rocks-bench`: raft-rocks and its peers, measured side by side in one process run; and
+//! clusters of raft-rocks-server and etcd.
 //!
 //! An absolute time says more about a machine than about an engine, and a shared disk changes
 //! its speed from one second to the next. So all contenders are open at once and take turns in
@@ -8,6 +9,7 @@ mod args;
 mod bars;
 mod child;
 mod clients;
+mod cluster;
 mod contenders;
 mod disk;
 mod entries;
@@ -34,6 +36,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(args) => scenarios::compare(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Child(task) => child::run(&task),
     };
     match done {

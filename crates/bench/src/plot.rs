@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
+use crate::cluster::Row;
 use crate::contenders::System;
 use crate::report::Outcome;
 
@@ -46,6 +47,45 @@ pub fn all(results: &[Outcome], out: &Path) -> Result<Vec<String>> {
     draw("throughput.svg", throughput(results).into_iter().collect())?;
     draw("log_length.svg", log_length(results).into_iter().collect())?;
     Ok(drawn)
+}
+
+/// Draws what clusters did with how many clients.
+pub fn cluster(rows: &[Row], out: &Path) -> Result<()> {
+    let mut systems: Vec<&'static str> = rows.iter().map(|row| row.system).collect();
+    systems.sort_unstable();
+    systems.dedup();
+    let chart = |title: &str, y, log_y, figure: fn(&Row) -> f64| {
+        let line = |system: &&'static str| {
+            let rows = rows.iter().filter(|row| row.system == *system);
+            let points = rows.map(|row| (row.clients as f64, figure(row)));
+            let points: Vec<_> = points.collect();
+            (points.len() >= 2).then_some(Line { system, points })
+        };
+        Chart {
+            title: title.to_owned(),
+            x: "clients",
+            y,
+            lines: systems.iter().filter_map(line).collect(),
+            log_y,
+        }
+    };
+    let charts = [
+        chart(
+            "Puts of 256 B, three nodes",
+            "puts per second",
+            false,
+            |row| row.per_s,
+        ),
+        chart("Their median", "microseconds", true, |row| row.p50_us),
+    ];
+    let charts: Vec<_> = charts
+        .into_iter()
+        .filter(|chart| !chart.lines.is_empty())
+        .collect();
+    if charts.is_empty() {
+        return Ok(());
+    }
+    picture(&out.join("cluster.svg"), &charts).map_err(|e| anyhow!("draw cluster.svg: {e:#}"))
 }
 
 /// How the latencies of each append scenario are distributed.
@@ -224,6 +264,8 @@ fn label(value: f64) -> String {
 /// The same for a system in every chart.
 fn colour(system: &str) -> RGBColor {
     match system {
+        "raft-rocks-server" => RGBColor(214, 39, 40),
+        "etcd" => RGBColor(31, 119, 180),
         "raft-rocks" => RGBColor(214, 39, 40),
         "raft-rocks-threads" => RGBColor(255, 152, 150),
         "raft-engine" => RGBColor(31, 119, 180),

@@ -6,8 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
 use crate::import;
+use crate::online::args::{AddArgs, MemberArgs, Target, WatchArgs};
 
-/// Looks at, checks, mends and copies raft-rocks stores that no process has open.
+/// The tool of raft-rocks, offline and online: looks at, checks, mends and copies stores that no
+/// process has open; and asks and changes clusters that run.
 #[derive(Parser)]
 #[command(version, after_help = exit::HELP)]
 pub struct Cli {
@@ -20,7 +22,7 @@ pub struct Cli {
 /// What every command takes.
 #[derive(Args)]
 pub struct Common {
-    /// One JSON document on stdout instead of text (dump: one per line)
+    /// One JSON document on stdout instead of text (dump, watch: one per line)
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -52,6 +54,21 @@ pub enum Command {
     Restore(CopyArgs),
     /// Makes a store from another layout, and compares the two
     Import(Box<import::ImportArgs>),
+    /// Online: where a node and its cluster stand
+    Status(Target),
+    /// Online: the members of a node's cluster, who leads, and by how much the others lag
+    Members(Target),
+    /// Online: takes in a node that waits for it (raft-rocks-server --await-invitation), or makes a
+    /// learner a voter
+    Add(AddArgs),
+    /// Online: removes a member; its id is never used again
+    Remove(MemberArgs),
+    /// Online: hands leadership over to a member
+    Transfer(MemberArgs),
+    /// Online: has the node make a snapshot of its state, and waits for it
+    Snapshot(Target),
+    /// Online: says what changes, until it is interrupted: leader, members, lag
+    Watch(WatchArgs),
 }
 
 #[derive(Args)]

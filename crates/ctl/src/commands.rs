@@ -8,4 +8,5 @@ mod read;
 pub mod repair;
 pub mod verify;
 
-pub use self::read::progress_bar;
+pub use self::inspect::print;
+pub use self::read::{hex, print_json, progress_bar};

@@ -1,6 +1,9 @@
 //! Exit codes.
 
+use std::fmt;
 use std::process::ExitCode;
+
+use raft_rocks_grpc::ClientError;
 
 /// What the exit code says. The worst that was found counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +21,12 @@ pub enum Exit {
     InUse = 4,
     /// A newer raft-rocks wrote the store.
     Newer = 5,
+    /// No node was reached, or one that does not know us: nothing has happened.
+    Unreachable = 6,
+    /// The cluster, or this tool, refuses it: nothing has happened.
+    Refused = 7,
+    /// It was not seen to be done in time: it may have happened, or may yet.
+    NotSeen = 8,
 }
 
 /// For `--help`.
@@ -31,15 +40,38 @@ Exit codes:
   4  the store is in use
   5  a newer raft-rocks wrote the store
 
+Of what is asked of a cluster:
+  0  it is done
+  1  usage error, or a file that cannot be read
+  6  no node was reached, or the certificates do not fit: nothing has happened
+  7  it was refused, or cannot be done now: nothing has happened
+  8  it was not seen to be done in time: it may have happened, or may yet
+
 inspect, verify, dump and doctor change nothing, not even the time of a file.
 docs/operations.md says what to do about each finding.";
 
 impl Exit {
     /// Of an error that ended the tool.
     pub fn of_error(error: &anyhow::Error) -> Exit {
-        match error.downcast_ref::<raft_rocks::Error>() {
-            Some(error) => Exit::of(error),
-            None => Exit::Failed,
+        let of_client = || error.downcast_ref().map(Exit::of_client);
+        let said = || error.downcast_ref().map(|Ended { exit, .. }| *exit);
+        let of_library = error.downcast_ref().map(Exit::of);
+        of_library
+            .or_else(of_client)
+            .or_else(said)
+            .unwrap_or(Exit::Failed)
+    }
+
+    /// Of what a node did not do.
+    fn of_client(error: &ClientError) -> Exit {
+        match error {
+            ClientError::Address(_) => Exit::Failed,
+            ClientError::Unreachable { .. }
+            | ClientError::Certificate { .. }
+            | ClientError::NotANode { .. } => Exit::Unreachable,
+            ClientError::NotNow { .. } | ClientError::Refused { .. } => Exit::Refused,
+            // Of an outcome that nobody knows, and whatever there will be.
+            _ => Exit::NotSeen,
         }
     }
 
@@ -57,6 +89,35 @@ impl Exit {
         }
     }
 }
+
+/// An error with its exit code.
+#[derive(Debug)]
+pub struct Ended {
+    pub exit: Exit,
+    pub problem: String,
+}
+
+impl Ended {
+    /// Nothing has happened.
+    pub fn refused(problem: impl Into<String>) -> anyhow::Error {
+        let (exit, problem) = (Exit::Refused, problem.into());
+        Ended { exit, problem }.into()
+    }
+
+    /// It may have, or may yet.
+    pub fn not_seen(problem: impl Into<String>) -> anyhow::Error {
+        let (exit, problem) = (Exit::NotSeen, problem.into());
+        Ended { exit, problem }.into()
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem)
+    }
+}
+
+impl std::error::Error for Ended {}
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

@@ -1,7 +1,9 @@
-//! `raft-rocks-ctl`: looks at, checks, mends and copies raft-rocks stores that no process has open.
+//! `raft-rocks-ctl`: looks at, checks, mends and copies raft-rocks stores that no process has open,
+//! and asks and changes clusters that run.
 //!
 //! Data goes to stdout, what is said about it to stderr; `--json` makes stdout one JSON document
-//! (`dump`: one per line). The exit code says how the store is: see [`exit::Exit`].
+//! (`dump`, `watch`: one per line). The exit code says how the store is, or what came of what was
+//! asked: see [`exit::Exit`].
 
 /// Prints a line to stdout, or returns the error from the function: whoever reads may have gone.
 macro_rules! say {
@@ -16,6 +18,7 @@ mod commands;
 mod exit;
 mod import;
 mod mend;
+mod online;
 mod survey;
 mod verdict;
 
@@ -66,5 +69,12 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Backup(args) => commands::copies::backup(common, args),
         Command::Restore(args) => commands::copies::restore(args),
         Command::Import(args) => import::run(common, args),
+        Command::Status(target) => online::status(common, target),
+        Command::Members(target) => online::members(common, target),
+        Command::Add(args) => online::add(common, args),
+        Command::Remove(args) => online::remove(common, args),
+        Command::Transfer(args) => online::transfer(common, args),
+        Command::Snapshot(target) => online::snapshot(common, target),
+        Command::Watch(args) => online::watch(common, args),
     }
 }

@@ -1,6 +1,7 @@
 //! What may be asked of a node.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use raft::StateRole;
 use raft_rocks::driver::{
@@ -9,25 +10,33 @@ use raft_rocks::driver::{
 use tonic::{Code, Request, Response, Status};
 
 use crate::LEADER_KEY;
+use crate::add::{AddError, Newcomer, add_member};
+use crate::client::member;
+use crate::invitation::Invitations;
 use crate::proto::cluster_server::Cluster;
 use crate::proto::{
-    self, ChangeMembershipRequest, Member, Nothing, Progress, ProposeRequest, ProposeResponse,
-    ReadRequest, ReadResponse, Role, StatusResponse, TransferLeaderRequest, member_change,
+    self, AddRequest, AddResponse, ChangeMembershipRequest, Member, Nothing, Progress,
+    ProposeRequest, ProposeResponse, ReadRequest, ReadResponse, Role, StatusResponse,
+    TransferLeaderRequest, member_change,
 };
 use crate::server::Caller;
 use crate::tls::Party;
 
+/// How long a newcomer may take to catch up, at the most.
+const ADD_PATIENCE: Duration = Duration::from_secs(600);
+
 pub(crate) struct ClusterService<M: StateMachine> {
     pub node: Arc<OnceLock<Node<M>>>,
     pub caller: Caller,
+    /// Of a node that waits to be invited.
+    pub invitations: Option<Invitations>,
 }
 
 impl<M: StateMachine> ClusterService<M> {
     /// The node, for who may ask it.
     fn node_for<T>(&self, request: &Request<T>) -> Result<&Node<M>, Status> {
         let party = self.caller.check(request)?;
-        let starting = || Status::unavailable("the node is starting");
-        let node = self.node.get().ok_or_else(starting)?;
+        let node = self.node.get().ok_or_else(|| self.starting())?;
         if let Some(Party::Node(id)) = party
             && node.book().is_retired(id)
         {
@@ -36,6 +45,14 @@ impl<M: StateMachine> ClusterService<M> {
             )));
         }
         Ok(node)
+    }
+
+    fn starting(&self) -> Status {
+        let waits = self.invitations.as_ref().is_some_and(Invitations::waits);
+        Status::unavailable(match waits {
+            true => "the node waits to be invited into a cluster: have a member add it",
+            false => "the node is starting",
+        })
     }
 }
 
@@ -93,6 +110,23 @@ impl<M: StateMachine> Cluster for ClusterService<M> {
         nothing(node.add_learner(node_info(member)).await)
     }
 
+    async fn add(&self, request: Request<AddRequest>) -> Result<Response<AddResponse>, Status> {
+        let node = self.node_for(&request)?;
+        let request = request.into_inner();
+        let patience = match request.timeout_ms {
+            0 => ADD_PATIENCE,
+            ms => Duration::from_millis(ms).min(ADD_PATIENCE),
+        };
+        let newcomer = Newcomer {
+            address: request.address,
+            id: Some(request.id).filter(|id| *id != 0),
+            as_voter: request.voter,
+        };
+        let added = add_member(node, self.caller.tls.as_ref(), newcomer, patience).await;
+        let id = added.map_err(AddError::into_status)?;
+        Ok(Response::new(AddResponse { id }))
+    }
+
     async fn change_membership(
         &self,
         request: Request<ChangeMembershipRequest>,
@@ -138,7 +172,7 @@ fn nothing(ended: Result<(), RequestError>) -> Result<Response<Nothing>, Status>
 }
 
 /// As the .proto file says.
-fn refusal(error: RequestError) -> Status {
+pub(crate) fn refusal(error: RequestError) -> Status {
     let code = match &error {
         // It will have one.
         RequestError::NotLeader { leader: None } => Code::Unavailable,
@@ -180,13 +214,7 @@ fn status_response(status: NodeStatus, cluster_id: Vec<u8>) -> StatusResponse {
         StateRole::Leader => Role::LeaderRole,
         StateRole::PreCandidate => Role::PreCandidate,
     };
-    let members = raft.book.nodes.into_iter().map(|node| Member {
-        id: node.id,
-        address: node.address,
-        store_id: node.store_id.into(),
-        context: node.context.into(),
-        promote: node.promote,
-    });
+    let members = raft.book.nodes.into_iter().map(member);
     let progress = raft.progress.into_iter().map(|of| Progress {
         id: of.id,
         matched: of.matched,
@@ -203,6 +231,7 @@ fn status_response(status: NodeStatus, cluster_id: Vec<u8>) -> StatusResponse {
         applied: raft.applied,
         first_index: raft.first_index,
         last_index: raft.last_index,
+        snapshot_index: raft.snapshot_index,
         voters: raft.conf_state.get_voters().to_vec(),
         learners: raft.conf_state.get_learners().to_vec(),
         voters_outgoing: raft.conf_state.get_voters_outgoing().to_vec(),

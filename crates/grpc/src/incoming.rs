@@ -5,8 +5,10 @@
 //! 2. Who says nothing does not keep his place: HTTP/2 has no time-out before it has begun.
 //! 3. None outlives the server for long, whatever its other side does.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,15 +17,22 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
+use tokio::time::{Sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::seldom::Seldom;
 
 /// What a client of HTTP/2 begins with, with TLS or without: this many bytes at least.
 const PREFACE_BYTES: usize = 24;
 /// How long that may take.
 const PREFACE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a peer may take to show its certificate.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Counted {
     stream: TcpStream,
@@ -43,6 +52,7 @@ pub(crate) fn accept(
 ) -> ReceiverStream<Result<Counted, io::Error>> {
     let (accepted, incoming) = mpsc::channel(1);
     let room = Arc::new(Semaphore::new(max));
+    let refused = Seldom::default();
     tokio::spawn(async move {
         loop {
             let stream = tokio::select! {
@@ -59,7 +69,7 @@ pub(crate) fn accept(
                 }
             };
             let Ok(_permit) = Arc::clone(&room).try_acquire_owned() else {
-                log::warn!("a connection was refused: there are {max}");
+                refused.warn(|| format!("a connection was refused: there are {max}"));
                 continue;
             };
             // It is slower without.
@@ -77,6 +87,44 @@ pub(crate) fn accept(
         }
     });
     ReceiverStream::new(incoming)
+}
+
+/// The connections of those who show a certificate. Handshakes do not wait for each other; those
+/// under way are connections that count.
+pub(crate) fn secured(
+    mut connections: ReceiverStream<Result<Counted, io::Error>>,
+    acceptor: TlsAcceptor,
+) -> ReceiverStream<Result<TlsStream<Counted>, io::Error>> {
+    let (accepted, incoming) = mpsc::channel(1);
+    let refused = Arc::new(Seldom::default());
+    tokio::spawn(async move {
+        loop {
+            let connection = tokio::select! {
+                () = accepted.closed() => return,
+                connection = connections.next() => connection,
+            };
+            let Some(Ok(connection)) = connection else {
+                return;
+            };
+            let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+            let refused = Arc::clone(&refused);
+            tokio::spawn(async move {
+                let from = connection.connect_info().remote_addr();
+                match timeout(HANDSHAKE_PATIENCE, acceptor.accept(connection)).await {
+                    // An error: the server has ended.
+                    Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+                    Ok(Err(e)) => refused.warn(|| refusal(from, &e)),
+                    Err(_) => refused.warn(|| refusal(from, &"it says nothing")),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(incoming)
+}
+
+fn refusal(from: Option<SocketAddr>, why: &dyn Display) -> String {
+    let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_string());
+    format!("a connection of {from} is refused: no certificate of this cluster was shown: {why}")
 }
 
 impl Counted {

@@ -4,6 +4,8 @@
 //! - [`GrpcTransport`] sends the driver's packets: one long-lived stream per receiver and lane,
 //!   bounded, with reconnection.
 //! - [`Server`] receives them, and serves the `Cluster` service of a node.
+//! - [`ClusterClient`] asks that service. [`add_member`] has a node join that waits for it with
+//!   [`Invitations`].
 //! - [`Tls`]: both sides show a certificate that names their cluster and their node.
 //!
 //! `proto/raft_rocks.proto` describes the services.
@@ -32,16 +34,24 @@
 //!
 //! [`Transport`]: raft_rocks::driver::Transport
 
+mod add;
 #[cfg(feature = "certs")]
 pub mod certs;
+mod client;
 mod cluster;
 mod incoming;
+mod invitation;
 mod link;
 mod peer;
+mod seldom;
 mod server;
 mod tls;
 mod transport;
 
+pub use add::{AddError, Newcomer, add_member};
+pub use client::{ClientError, ClusterClient};
+pub use invitation::{Invitation, Invitations};
+pub use seldom::Seldom;
 pub use server::Server;
 pub use tls::{Party, Tls, TlsError};
 pub use transport::{GrpcTransport, TransportOptions};

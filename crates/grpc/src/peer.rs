@@ -9,7 +9,7 @@
 
 use raft_rocks::driver::{Ask, Body, Inbox, Lane, Packet, Refused};
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::proto::peer_server::Peer;
 use crate::proto::{Frame, Nothing};
@@ -57,7 +57,7 @@ impl PeerService {
         let mut ends = self.ends.clone();
         loop {
             let frame = tokio::select! {
-                frame = frames.message() => frame?,
+                frame = frames.message() => frame.inspect_err(tell)?,
                 _ = ends.wait_for(|ends| *ends) => {
                     return Err(Status::unavailable("the node stops"));
                 }
@@ -93,6 +93,14 @@ impl PeerService {
             // logged it.
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+}
+
+/// That a stream broke is nothing: nodes come and go.
+fn tell(status: &Status) {
+    match status.code() {
+        Code::OutOfRange => log::warn!("a stream is ended: {}", status.message()),
+        _ => log::debug!("a stream ended: {}", status.message()),
     }
 }
 

@@ -13,9 +13,11 @@ use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use crate::cluster::ClusterService;
-use crate::incoming::accept;
+use crate::incoming::{accept, secured};
+use crate::invitation::{Invitations, NewcomerService};
 use crate::peer::PeerService;
 use crate::proto::cluster_server::ClusterServer;
+use crate::proto::newcomer_server::NewcomerServer;
 use crate::proto::peer_server::PeerServer;
 use crate::tls::{Party, Tls};
 use crate::{MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_KEY};
@@ -24,8 +26,6 @@ use crate::{MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_KEY};
 const CONNECTIONS_MAX: usize = 1024;
 /// Calls at a time on one of them.
 const CALLS_MAX: u32 = 64;
-/// How long a peer may take to show its certificate.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long calls that are under way may take when the server ends.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes back for this long is dead.
@@ -34,7 +34,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Who calls, as far as it is known.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    tls: Option<Tls>,
+    pub tls: Option<Tls>,
 }
 
 impl Caller {
@@ -61,6 +61,8 @@ pub struct Server {
     routes: Routes,
     caller: Caller,
     ends: watch::Sender<bool>,
+    /// Of a node that waits for one.
+    invitations: Option<Invitations>,
 }
 
 impl Server {
@@ -79,6 +81,22 @@ impl Server {
             routes: Routes::new(peer),
             caller,
             ends,
+            invitations: None,
+        }
+    }
+
+    /// Takes the invitation of a cluster, for a node that belongs to none yet. Before
+    /// [`with_cluster`](Server::with_cluster), which tells then what the node waits for.
+    #[must_use]
+    pub fn with_invitations(self, invitations: &Invitations) -> Self {
+        let newcomer = NewcomerService {
+            invitations: invitations.clone(),
+            caller: self.caller.clone(),
+        };
+        Server {
+            routes: self.routes.add_service(NewcomerServer::new(newcomer)),
+            invitations: Some(invitations.clone()),
+            ..self
         }
     }
 
@@ -89,6 +107,7 @@ impl Server {
         let cluster = ClusterService {
             node,
             caller: self.caller.clone(),
+            invitations: self.invitations.clone(),
         };
         let cluster = ClusterServer::new(cluster).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Server {
@@ -101,7 +120,7 @@ impl Server {
     /// at most.
     ///
     /// # Errors
-    /// The certificates cannot be used; or the listener failed.
+    /// HTTP/2 failed.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -111,10 +130,6 @@ impl Server {
             .max_concurrent_streams(CALLS_MAX)
             .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
             .http2_keepalive_timeout(Some(KEEP_ALIVE / 2));
-        if let Some(tls) = &self.caller.tls {
-            let config = tls.server_config().timeout(HANDSHAKE_PATIENCE);
-            server = server.tls_config(config).map_err(io::Error::other)?;
-        }
         let ended = CancellationToken::new();
         let connections = accept(listener, CONNECTIONS_MAX, ended.clone());
         let ends = self.ends;
@@ -126,10 +141,14 @@ impl Server {
                 ended.cancel();
             });
         };
-        server
-            .add_routes(self.routes)
-            .serve_with_incoming_shutdown(connections, end)
-            .await
-            .map_err(io::Error::other)
+        let router = server.add_routes(self.routes);
+        let served = match &self.caller.tls {
+            None => router.serve_with_incoming_shutdown(connections, end).await,
+            Some(tls) => {
+                let connections = secured(connections, tls.acceptor());
+                router.serve_with_incoming_shutdown(connections, end).await
+            }
+        };
+        served.map_err(io::Error::other)
     }
 }

@@ -8,14 +8,24 @@
 //! 3. What a sender may say is decided by its certificate, never by what it says.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::{fs, io};
 
-use tonic::transport::{Certificate, CertificateDer, ClientTlsConfig, Identity, ServerTlsConfig};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, version};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// What all names end with. No name server knows them: addresses are not what is verified.
 const DOMAIN: &str = "raft-rocks.internal";
+
+/// What both sides speak above TLS.
+const HTTP_2: &[u8] = b"h2";
 
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +45,9 @@ pub enum TlsError {
          makes such ones"
     )]
     Name(String),
+    /// Certificates and key do not belong together, or are none.
+    #[error("the certificates cannot be used: {0}; give PEM files that were made together")]
+    Use(String),
 }
 
 /// Whom a certificate names.
@@ -51,6 +64,7 @@ pub enum Party {
 pub struct Tls {
     authority: Certificate,
     identity: Identity,
+    server: Arc<ServerConfig>,
     cluster: String,
     party: Party,
 }
@@ -73,7 +87,7 @@ impl Tls {
     /// As [`read`](Tls::read), of their contents.
     ///
     /// # Errors
-    /// [`TlsError::Name`].
+    /// [`TlsError::Name`], [`TlsError::Use`].
     pub fn from_pem(authority: &str, certificate: &str, key: &str) -> Result<Self, TlsError> {
         let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes())
             .map_err(|e| TlsError::Name(e.to_string()))?;
@@ -81,6 +95,7 @@ impl Tls {
         Ok(Tls {
             authority: Certificate::from_pem(authority),
             identity: Identity::from_pem(certificate, key),
+            server: Arc::new(server_config(authority, certificate, key).map_err(TlsError::Use)?),
             cluster,
             party,
         })
@@ -97,10 +112,8 @@ impl Tls {
     }
 
     /// For a server: who has no certificate of the authority is not served.
-    pub fn server_config(&self) -> ServerTlsConfig {
-        ServerTlsConfig::new()
-            .identity(self.identity.clone())
-            .client_ca_root(self.authority.clone())
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        Arc::clone(&self.server).into()
     }
 
     /// For a client of node `to`; 0: of any node of the cluster.
@@ -123,6 +136,28 @@ impl Tls {
             false => Err(format!("a certificate of cluster {cluster}")),
         }
     }
+}
+
+fn server_config(authority: &str, certificate: &str, key: &str) -> Result<ServerConfig, String> {
+    let told = |e: &dyn ToString| e.to_string();
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots
+            .add(root.map_err(|e| told(&e))?)
+            .map_err(|e| told(&e))?;
+    }
+    let own: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| told(&e))?;
+    let provider = Arc::new(ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(|e| told(&e))?
+        .with_client_cert_verifier(clients.build().map_err(|e| told(&e))?)
+        .with_single_cert(own.map_err(|e| told(&e))?, key)
+        .map_err(|e| told(&e))?;
+    config.alpn_protocols.push(HTTP_2.to_vec());
+    Ok(config)
 }
 
 /// The name of a node.

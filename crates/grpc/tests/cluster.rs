@@ -128,8 +128,9 @@ async fn the_cluster_service_proposes_reads_and_changes_the_membership() {
     let refused = client.read(spoken(bad)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     client.snapshot(spoken(Nothing {})).await.unwrap();
-    client.leave(spoken(Nothing {})).await.unwrap();
     until("it has left", || async {
+        // On a machine with much to do there may be an election, of which this would be told.
+        let _ = client.clone().leave(spoken(Nothing {})).await;
         let status = cluster.nodes[&1].status().await.unwrap();
         (*status.raft.conf_state.get_voters() == [1]).then_some(())
     })

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::certs::{self, CertsArgs};
 use crate::config::{Flags, LogFormat};
@@ -16,7 +17,8 @@ use crate::instance::{Instance, Settings};
 /// A node of a replicated key-value store, for clients of Redis. Without flags it is a cluster of
 /// its own.
 #[derive(Debug, Parser)]
-#[command(name = "raft-rocks-server", version)]
+// A flag that is given again counts, as for most programs.
+#[command(name = "raft-rocks-server", version, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -88,6 +90,9 @@ fn serve(flags: Flags, change: impl FnOnce(&mut Settings)) -> ExitCode {
         Some(LogFormat::Json) => log.json().init(),
         None | Some(LogFormat::Text) => log.init(),
     }
+    // What a shell allows is often too few for the connections there may be. Where it cannot be
+    // more, those beyond are not accepted, and that is logged.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = tokio::runtime::Runtime::new().context("starting threads");
     ended(runtime.and_then(|runtime| runtime.block_on(run(settings))))
 }
@@ -107,12 +112,18 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     });
-    let mut starting = tokio::spawn(Instance::start(settings));
+    let ends = watch::Sender::new(false);
+    let mut end = ends.subscribe();
+    let mut starting = tokio::spawn(Instance::start_until(settings, async move {
+        // An error: nobody is left who could tell.
+        let _ = end.wait_for(|ends| *ends).await;
+    }));
     let instance = tokio::select! {
         started = &mut starting => started??,
         () = &mut told => {
             // A store that is being opened must be closed before the process ends.
             tracing::info!("ending, as soon as it has started or given up");
+            ends.send_replace(true);
             return match starting.await? {
                 Ok(instance) => instance.shutdown().await,
                 Err(_) => Ok(()),

@@ -109,6 +109,13 @@ pub struct Flags {
     /// Where clients reach this node, as others tell them [default: --listen].
     #[arg(long, env = "RAFT_ROCKS_CLIENT_ADVERTISE", value_name = "HOST:PORT")]
     pub client_advertise: Option<String>,
+    /// Where HTTP is served: the status page, the API and metrics; `off`: nowhere
+    /// [default: 127.0.0.1:7483].
+    #[arg(long, env = "RAFT_ROCKS_HTTP_LISTEN", value_name = "HOST:PORT")]
+    pub http_listen: Option<String>,
+    /// Where HTTP is reached, as others tell it [default: --http-listen].
+    #[arg(long, env = "RAFT_ROCKS_HTTP_ADVERTISE", value_name = "HOST:PORT")]
+    pub http_advertise: Option<String>,
     /// Members of the cluster to join, where nodes reach them; ignored by one that is a member.
     #[arg(
         long,
@@ -117,6 +124,16 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub join: Option<Vec<String>>,
+    /// A node of no cluster waits until a member adds it (RAFTADDPEER, raft-rocks-ctl add);
+    /// ignored by one that is a member.
+    #[arg(
+        long,
+        env = "RAFT_ROCKS_AWAIT_INVITATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub await_invitation: Option<bool>,
     /// What survives a power cut: low, what the system has written; medium, up to the last second;
     /// high, everything acknowledged [default: high].
     #[arg(long, env = "RAFT_ROCKS_DURABILITY", hide_possible_values = true)]
@@ -162,6 +179,12 @@ pub struct Flags {
     /// Milliseconds of a tick; an election takes ten to twenty [default: 100].
     #[arg(long, env = "RAFT_ROCKS_TICK_MS", value_name = "MS")]
     pub tick_ms: Option<u64>,
+    /// Entries between two snapshots [default: 10000].
+    #[arg(long, env = "RAFT_ROCKS_SNAPSHOT_ENTRIES", value_name = "N")]
+    pub snapshot_entries: Option<u64>,
+    /// Entries that stay in the log behind a snapshot, for nodes that lag [default: 10000].
+    #[arg(long, env = "RAFT_ROCKS_KEEP_ENTRIES", value_name = "N")]
+    pub keep_entries: Option<u64>,
 }
 
 /// Something that was set cannot be used.
@@ -199,7 +222,10 @@ impl Flags {
             peer_listen: self.peer_listen.or(file.peer_listen),
             advertise: self.advertise.or(file.advertise),
             client_advertise: self.client_advertise.or(file.client_advertise),
+            http_listen: self.http_listen.or(file.http_listen),
+            http_advertise: self.http_advertise.or(file.http_advertise),
             join: self.join.or(file.join),
+            await_invitation: self.await_invitation.or(file.await_invitation),
             durability: self.durability.or(file.durability),
             consistency: self.consistency.or(file.consistency),
             backend: self.backend.or(file.backend),
@@ -212,6 +238,8 @@ impl Flags {
             insecure: self.insecure.or(file.insecure),
             auth_token_file: self.auth_token_file.or(file.auth_token_file),
             tick_ms: self.tick_ms.or(file.tick_ms),
+            snapshot_entries: self.snapshot_entries.or(file.snapshot_entries),
+            keep_entries: self.keep_entries.or(file.keep_entries),
         }
     }
 
@@ -238,6 +266,7 @@ impl Flags {
         if !(10..=10_000).contains(&tick_ms) {
             return usage(format!("--tick-ms {tick_ms}: give 10 to 10000"));
         }
+        let compaction = self.compaction()?;
         let mut clients = resp::Options::default();
         clients.consistency = match self.consistency {
             Some(Consistency::Low) => ReadConsistency::Low,
@@ -252,6 +281,10 @@ impl Flags {
             None => None,
             Some(path) => Some(read_secret(path)?),
         };
+        let await_invitation = self.await_invitation.unwrap_or(false);
+        if await_invitation && self.join.as_ref().is_some_and(|join| !join.is_empty()) {
+            return usage("--await-invitation, --join: a node waits or asks; give one of them");
+        }
         let tls = self.tls()?;
         let or = |given: Option<String>, default: &str| given.unwrap_or_else(|| default.to_owned());
         Ok(Settings {
@@ -261,7 +294,10 @@ impl Flags {
             peer_listen: or(self.peer_listen, "127.0.0.1:7482"),
             advertise: self.advertise,
             client_advertise: self.client_advertise,
+            http_listen: Some(or(self.http_listen, "127.0.0.1:7483")).filter(|at| at != "off"),
+            http_advertise: self.http_advertise,
             join: self.join.unwrap_or_default(),
+            await_invitation,
             fsync: match self.durability {
                 Some(Durability::Low) => FsyncPolicy::Never,
                 Some(Durability::Medium) => FsyncPolicy::Interval(Duration::from_secs(1)),
@@ -272,11 +308,26 @@ impl Flags {
                 Some(BackendFlag::Memory) => Backend::Memory,
             },
             tick: Duration::from_millis(tick_ms),
-            compaction: Compaction::default(),
+            compaction,
             tls,
             insecure: self.insecure.unwrap_or(false),
             clients,
         })
+    }
+
+    fn compaction(&self) -> Result<Compaction, UsageError> {
+        let mut compaction = Compaction::default();
+        if self.snapshot_entries == Some(0) {
+            return usage("--snapshot-entries 0: give 1 or more");
+        }
+        if let Some(entries) = self.snapshot_entries {
+            compaction.every_entries = entries;
+        }
+        if let Some(entries) = self.keep_entries {
+            compaction.keep_entries = entries;
+            compaction.keep_entries_max = compaction.keep_entries_max.max(entries);
+        }
+        Ok(compaction)
     }
 
     fn tls(&self) -> Result<Option<Tls>, UsageError> {

@@ -8,19 +8,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use raft_rocks::driver::{
-    Builder, Compaction, Forwarding, JoinOptions, Node, NodeOptions, StartError, store_options,
-};
+use raft_rocks::driver::{Builder, Compaction, Forwarding, Node, NodeOptions, store_options};
 use raft_rocks::{FsyncPolicy, RaftMachineStorage};
-use raft_rocks_grpc::{GrpcTransport, Party, Tls, TransportOptions};
+use raft_rocks_grpc::{GrpcTransport, Invitations, Party, Tls, TransportOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::address::Published;
 use crate::expiry;
+use crate::frontend::Frontend;
+use crate::http;
 use crate::kv::{FAMILY, Machine, MemoryRows, RocksRows};
-use crate::resp;
+use crate::{metrics, resp, start};
 
 /// A request of a client, and what a command adds to it.
 const COMMAND_BYTES_MAX: usize = 3 << 20;
@@ -49,8 +49,14 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// Where clients reach it. `None`: where it listens.
     pub client_advertise: Option<String>,
+    /// `host:port` for HTTP. `None`: there is none.
+    pub http_listen: Option<String>,
+    /// Where HTTP is reached. `None`: where it listens.
+    pub http_advertise: Option<String>,
     /// Members to ask to be taken in; none: a cluster of its own.
     pub join: Vec<String>,
+    /// Whether a node of no cluster waits until one invites it.
+    pub await_invitation: bool,
     /// When the log is synced.
     pub fsync: FsyncPolicy,
     /// Where the state stands.
@@ -72,14 +78,18 @@ pub struct Instance {
     node: Node<Machine>,
     client_address: SocketAddr,
     peer_address: SocketAddr,
+    http_address: Option<SocketAddr>,
     ends: Ends,
     purge: JoinHandle<()>,
+    samples: JoinHandle<()>,
+    serving: Arc<http::Serving>,
 }
 
 struct Ends {
     clients: watch::Sender<bool>,
     peers: watch::Sender<bool>,
     clients_served: JoinHandle<()>,
+    http_served: Option<JoinHandle<()>>,
     peers_served: JoinHandle<io::Result<()>>,
 }
 
@@ -89,10 +99,26 @@ impl Instance {
     /// # Errors
     /// Why it cannot start, and what to do.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        Instance::start_until(settings, std::future::pending()).await
+    }
+
+    /// As [`start`](Instance::start), and does not wait to be invited any longer once `end` is
+    /// ready.
+    ///
+    /// # Errors
+    /// As there; or nobody had invited the node.
+    pub async fn start_until(
+        settings: Settings,
+        end: impl Future<Output = ()>,
+    ) -> anyhow::Result<Self> {
         let id = chosen_id(&settings)?;
         make_private(&settings.dir)?;
         let clients = bind(&settings.listen, "--listen").await?;
         let peers = bind(&settings.peer_listen, "--peer-listen").await?;
+        let http = match &settings.http_listen {
+            Some(address) => Some(bind(address, "--http-listen").await?),
+            None => None,
+        };
         check_exposure(&settings, peers.local_addr()?)?;
         let mut options = NodeOptions::new(reached_at(
             settings.advertise.as_deref(),
@@ -102,13 +128,21 @@ impl Instance {
         let client_address = clients.local_addr()?;
         let client = settings.client_advertise.as_deref();
         let client = reached_at(client, client_address, "--client-advertise")?;
-        options.context = Published { client }.to_context();
+        let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
+        let reached = |at| reached_at(settings.http_advertise.as_deref(), at, "--http-advertise");
+        let published = Published {
+            client,
+            http: http_address.map(reached).transpose()?,
+        };
+        options.context = published.to_context();
         options.tick = settings.tick;
         options.compaction = settings.compaction;
         options.command_bytes_max = COMMAND_BYTES_MAX;
         if settings.clients.redirect == resp::Redirect::Try {
             options.forwarding = Forwarding::Redirect;
         }
+        // The store tells this recorder, or none.
+        metrics::process();
         let storage = open_store(&settings)?;
         let transport = GrpcTransport::new(TransportOptions::default(), settings.tls.clone())?;
         let transport = Arc::new(transport);
@@ -117,47 +151,83 @@ impl Instance {
             Backend::Memory => Machine::open(MemoryRows::default())?,
         };
         let due = machine.due();
-        let builder = Builder::new(storage, machine, transport.clone(), options)?;
+        let builder = Builder::new(storage.clone(), machine, transport.clone(), options)?;
         transport.report_to(builder.inbox());
         // Who joins hears the answer before it is a node.
         let place = Arc::new(OnceLock::new());
         let server = raft_rocks_grpc::Server::new(builder.inbox(), settings.tls.clone());
+        let is_newcomer = settings.await_invitation && builder.identity()?.is_none();
+        let invitations = is_newcomer.then(Invitations::default);
+        let server = match &invitations {
+            None => server,
+            Some(invitations) => server.with_invitations(invitations),
+        };
         let server = server.with_cluster(Arc::clone(&place));
         let (peers_end, clients_end) = (watch::Sender::new(false), watch::Sender::new(false));
+        // Probes hear that it is starting.
+        let http_place = http::Place::default();
+        let http_served = http.map(|listener| {
+            let secret = settings.clients.secret.clone();
+            let server = http::Server::new(Arc::clone(&http_place), secret, invitations.clone());
+            tokio::spawn(server.serve(listener, ended(&clients_end)))
+        });
         let peer_address = peers.local_addr()?;
         let peers_served = tokio::spawn(server.serve(peers, ended(&peers_end)));
-        let node = match start_node(builder, id, settings.join).await {
+        let started = match &invitations {
+            None => start::node(builder, id, settings.join).await,
+            Some(invitations) => start::invited(builder, id, invitations, end).await,
+        };
+        let node = match started {
             Ok(node) => node,
             Err(e) => {
                 peers_end.send_replace(true);
+                clients_end.send_replace(true);
                 // Why the node did not start says more.
                 let _ = peers_served.await;
+                if let Some(served) = http_served {
+                    let _ = served.await;
+                }
                 return Err(e);
             }
         };
         // It is set once, here.
         let _ = place.set(node.clone());
-        if !client_address.ip().is_loopback() && settings.clients.secret.is_none() {
-            tracing::warn!(
-                "--listen {client_address} is open to the network, and clients show no token; give \
-                 --auth-token-file where not everybody may change everything"
-            );
+        if settings.clients.secret.is_none() {
+            warn_of_strangers("--listen", client_address);
+            http_address.inspect(|address| warn_of_strangers("--http-listen", *address));
         }
-        let server = resp::Server::new(node.clone(), settings.clients);
+        let frontend = Arc::new(Frontend::new(
+            node.clone(),
+            settings.tls.clone(),
+            &settings.clients,
+        ));
+        let server = resp::Server::new(Arc::clone(&frontend), settings.clients);
+        let (tls, dir) = (settings.tls, &settings.dir);
+        let serving = http::Serving::new(frontend, server.context(), tls, storage, dir);
+        let serving = Arc::new(serving);
+        // As above.
+        let _ = http_place.set(Arc::clone(&serving));
         let clients_served = tokio::spawn(server.serve(clients, ended(&clients_end)));
         tracing::info!(
             id = node.id(),
             "serving clients at {client_address}, nodes at {peer_address}"
         );
+        if let Some(address) = http_address {
+            tracing::info!("status page at http://{address}/");
+        }
         Ok(Instance {
             purge: tokio::spawn(expiry::purge(node.clone(), due)),
+            samples: tokio::spawn(http::sample(Arc::clone(&serving))),
+            serving,
             node,
             client_address,
             peer_address,
+            http_address,
             ends: Ends {
                 clients: clients_end,
                 peers: peers_end,
                 clients_served,
+                http_served,
                 peers_served,
             },
         })
@@ -178,6 +248,11 @@ impl Instance {
         self.peer_address
     }
 
+    /// Where it listens for HTTP, if it does.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
     /// Ends in good order: what is under way is answered, and leadership handed over.
     ///
     /// # Errors
@@ -185,7 +260,12 @@ impl Instance {
     pub async fn shutdown(self) -> anyhow::Result<()> {
         self.ends.clients.send_replace(true);
         self.ends.clients_served.await?;
+        if let Some(served) = self.ends.http_served {
+            served.await?;
+        }
         self.purge.abort();
+        self.samples.abort();
+        self.serving.close().await;
         self.node.shutdown().await;
         self.ends.peers.send_replace(true);
         self.ends.peers_served.await??;
@@ -195,11 +275,19 @@ impl Instance {
     /// Ends as a crash would.
     pub async fn halt(self) {
         self.purge.abort();
+        self.samples.abort();
         self.ends.clients_served.abort();
+        if let Some(served) = &self.ends.http_served {
+            served.abort();
+        }
+        self.serving.close().await;
         self.node.halt().await;
         self.ends.peers_served.abort();
         // Cancelled, or failed before: nothing of either matters now.
         let _ = self.ends.clients_served.await;
+        if let Some(served) = self.ends.http_served {
+            let _ = served.await;
+        }
         let _ = self.ends.peers_served.await;
     }
 }
@@ -211,50 +299,6 @@ fn ended(sender: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
         // An error: nobody is left who could tell.
         let _ = receiver.wait_for(|ends| *ends).await;
     }
-}
-
-async fn start_node(
-    builder: Builder<RaftMachineStorage, Machine>,
-    id: Option<u64>,
-    join: Vec<String>,
-) -> anyhow::Result<Node<Machine>> {
-    if let Some(identity) = builder.identity()? {
-        if !join.is_empty() {
-            let id = identity.node_id;
-            tracing::info!("--join is ignored: the directory belongs to node {id}, a member");
-        }
-        // It may restore a machine: nothing for an executor.
-        let opened = tokio::task::spawn_blocking(move || match id {
-            Some(id) => builder.open_as(id),
-            None => builder.open(),
-        });
-        return Ok(opened.await??);
-    }
-    if join.is_empty() {
-        let id = id.unwrap_or(1);
-        tracing::info!("beginning a new cluster as node {id}");
-        return Ok(tokio::task::spawn_blocking(move || bootstrap(builder, id)).await??);
-    }
-    tracing::info!("asking {} to be taken in", join.join(", "));
-    let options = JoinOptions {
-        id,
-        ..JoinOptions::default()
-    };
-    let asked = join.join(", ");
-    let joined = builder.join(join, options).await;
-    joined.with_context(|| format!("joining the cluster of {asked}"))
-}
-
-fn bootstrap(
-    builder: Builder<RaftMachineStorage, Machine>,
-    id: u64,
-) -> Result<Node<Machine>, StartError> {
-    let members = vec![builder.node_info(id)?];
-    let mut cluster_id = [0; 16];
-    getrandom::getrandom(&mut cluster_id).map_err(|_| {
-        StartError::Options("cluster id: the system gives no random bytes; start it again")
-    })?;
-    builder.bootstrap_with(id, cluster_id, members)
 }
 
 fn open_store(settings: &Settings) -> anyhow::Result<RaftMachineStorage> {
@@ -271,6 +315,15 @@ async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
     bound.with_context(|| {
         format!("{flag} {address}: cannot listen there; give HOST:PORT of this machine, not in use")
     })
+}
+
+fn warn_of_strangers(flag: &str, address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "{flag} {address} is open to the network, and clients show no token; give \
+             --auth-token-file where not everybody may change everything"
+        );
+    }
 }
 
 fn check_exposure(settings: &Settings, peers: SocketAddr) -> anyhow::Result<()> {

@@ -54,6 +54,8 @@ impl Server {
                 "127.0.0.1:0",
                 "--peer-listen",
                 "127.0.0.1:0",
+                "--http-listen",
+                "127.0.0.1:0",
                 "--tick-ms",
                 "20",
             ])
@@ -242,7 +244,13 @@ fn what_cannot_start_says_why() {
         (&["--dir", "/dev/null/x"], "cannot make it"),
     ] {
         let mut command = program();
-        for (flag, value) in [("--listen", any), ("--peer-listen", any), ("--dir", node)] {
+        let usual = [
+            ("--listen", any),
+            ("--peer-listen", any),
+            ("--http-listen", any),
+            ("--dir", node),
+        ];
+        for (flag, value) in usual {
             if !arguments.contains(&flag) {
                 command.args([flag, value]);
             }
@@ -253,7 +261,8 @@ fn what_cannot_start_says_why() {
         assert!(text.contains(part), "{arguments:?}: {text}");
     }
     let server = Server::start(Path::new(node), &["--id", "3"]);
-    let flags = ["--listen", any, "--peer-listen", any, "--dir", node];
+    let listen = ["--listen", any, "--peer-listen", any];
+    let flags = [&listen[..], &["--http-listen", any, "--dir", node]].concat();
     let (code, text) = run(&flags);
     assert_eq!(code, Some(1), "one process for a directory: {text}");
     server.end("-TERM");
@@ -321,6 +330,8 @@ fn certificates_are_made_and_used() {
         "127.0.0.1:0",
         "--peer-listen",
         "127.0.0.1:0",
+        "--http-listen",
+        "off",
     ]);
     node_1.extend(["--dir", node.to_str().unwrap()]);
     let (code, text) = run(&node_1);

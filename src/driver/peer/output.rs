@@ -122,6 +122,8 @@ pub struct Status {
     pub first_index: u64,
     /// The last index of its log.
     pub last_index: u64,
+    /// The index of its last snapshot, or 0.
+    pub snapshot_index: u64,
     /// Proposals that wait for their outcome.
     pub proposals: usize,
     /// Reads that wait.

@@ -28,6 +28,7 @@ impl<S: LogStore> Peer<S> {
             true => progress_of(raft.prs()),
             false => Vec::new(),
         };
+        let snapshot = self.raw.store().snapshot_metadata();
         Status {
             id: self.options.id,
             role: raft.state,
@@ -37,6 +38,7 @@ impl<S: LogStore> Peer<S> {
             applied: self.applied,
             first_index: raft.raft_log.first_index(),
             last_index: raft.raft_log.last_index(),
+            snapshot_index: snapshot.map_or(0, |snapshot| snapshot.index),
             proposals: self.proposals.len(),
             reads: self.reads.len(),
             conf_state: self.conf_state.clone(),

@@ -1,4 +1,10 @@
 //! Nodes with a server each.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "shared by tests that each use a part of it, and that may stop"
+)]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,7 +17,7 @@ use raft_rocks::driver::{
 };
 use raft_rocks::{FsyncPolicy, Options, RaftMachineStorage};
 use raft_rocks_grpc::certs::Authority;
-use raft_rocks_grpc::{GrpcTransport, Party, Server, Tls, TransportOptions};
+use raft_rocks_grpc::{GrpcTransport, Invitations, Party, Server, Tls, TransportOptions};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -61,6 +67,11 @@ impl StateMachine for Journal {
     }
 }
 
+pub struct Waiting {
+    id: u64,
+    joining: JoinHandle<Option<Node<Journal>>>,
+}
+
 struct Serving {
     end: oneshot::Sender<()>,
     served: JoinHandle<std::io::Result<()>>,
@@ -99,8 +110,12 @@ impl Cluster {
     }
 
     fn tls(&self, id: u64) -> Option<Tls> {
+        self.tls_of(&Party::Node(id))
+    }
+
+    pub fn tls_of(&self, party: &Party) -> Option<Tls> {
         let authority = self.authority.as_ref()?;
-        let pem = authority.issue(&Party::Node(id)).unwrap();
+        let pem = authority.issue(party).unwrap();
         let authority = &authority.pem().certificate;
         Some(Tls::from_pem(authority, &pem.certificate, &pem.key).unwrap())
     }
@@ -137,8 +152,20 @@ impl Cluster {
     }
 
     fn serve(&mut self, id: u64, starting: Starting) -> Started {
+        self.serve_invited(id, starting, None)
+    }
+
+    fn serve_invited(
+        &mut self,
+        id: u64,
+        starting: Starting,
+        invitations: Option<&Invitations>,
+    ) -> Started {
         let node = Arc::new(OnceLock::new());
-        let server = Server::new(starting.builder.inbox(), starting.tls);
+        let mut server = Server::new(starting.builder.inbox(), starting.tls);
+        if let Some(invitations) = invitations {
+            server = server.with_invitations(invitations);
+        }
         let server = server.with_cluster(Arc::clone(&node));
         let (end, ended) = oneshot::channel();
         let served = tokio::spawn(server.serve(starting.listener, async move {
@@ -179,6 +206,52 @@ impl Cluster {
                 .then_some(())
         })
         .await;
+    }
+
+    /// A node without a cluster, with the certificate and the place of node `id`. What is returned
+    /// ends when it has joined, or was refused; then it is a node of this cluster, or nothing.
+    pub async fn wait_for_invitation(&mut self, id: u64) -> Waiting {
+        let starting = self.builder(id).await;
+        let invitations = Invitations::default();
+        let (builder, place) = self.serve_invited(id, starting, Some(&invitations));
+        let joining = tokio::spawn(async move {
+            let invitation = invitations.next().await;
+            let options = JoinOptions {
+                id: invitation.id,
+                promote: invitation.promote,
+            };
+            match builder.join(invitation.members.clone(), options).await {
+                Ok(node) => {
+                    place.set(node.clone()).ok().unwrap();
+                    invitation.joined(node.id());
+                    Some(node)
+                }
+                Err(e) => {
+                    invitation.failed(e);
+                    None
+                }
+            }
+        });
+        Waiting { id, joining }
+    }
+
+    pub async fn invited(&mut self, waiting: Waiting) -> Option<u64> {
+        let Waiting { id, joining } = waiting;
+        let node = joining.await.unwrap();
+        let Some(node) = node else {
+            let serving = self.servers.remove(&id).unwrap();
+            drop(serving.end);
+            serving.served.await.unwrap().unwrap();
+            return None;
+        };
+        // It is called what it was given.
+        let given = node.id();
+        let serving = self.servers.remove(&id).unwrap();
+        self.servers.insert(given, serving);
+        let address = self.addresses.remove(&id).unwrap();
+        self.addresses.insert(given, address);
+        self.nodes.insert(given, node);
+        Some(given)
     }
 
     pub async fn stop(&mut self, id: u64) {

@@ -180,7 +180,7 @@ fn client_info(session: &Session) -> String {
 
 /// Sections that hold what clients look for; those that are not asked for are left out.
 async fn info(context: &Context, sections: &[Bytes]) -> Reply {
-    let node = &context.node;
+    let node = context.frontend.node();
     let status = match node.status().await {
         Ok(status) => status.raft,
         Err(e) => return super::data::refusal(e),
@@ -198,7 +198,7 @@ async fn info(context: &Context, sections: &[Bytes]) -> Reply {
                  raft_rocks_version:{}\r\nprocess_id:{}\r\nuptime_in_seconds:{}\r\n",
                 env!("CARGO_PKG_VERSION"),
                 std::process::id(),
-                context.started.elapsed().as_secs()
+                context.frontend.uptime().as_secs()
             ),
         ),
         (

@@ -87,6 +87,12 @@ pub enum Member {
     Transfer(Bytes),
 }
 
+/// Whether these words are a command, and its arguments such as it takes: what the server makes of
+/// what it is sent, without a node.
+pub fn is_command(words: Vec<Bytes>) -> bool {
+    parse(words).is_ok()
+}
+
 /// The command of a request that has a word at least.
 ///
 /// # Errors

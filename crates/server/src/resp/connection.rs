@@ -144,7 +144,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.reply_after_batch(error).await?;
                 }
                 Err(broken) => {
-                    tracing::debug!(peer = self.session.peer, "closing: {broken}");
+                    let peer = &self.session.peer;
+                    let closed = || format!("a connection of {peer} is closed: {broken}");
+                    self.context.broken.warn(closed);
                     self.reply_after_batch(Reply::error(broken)).await?;
                     return Ok(Next::Close);
                 }

@@ -1,23 +1,22 @@
 //! Reads and changes of the state.
 
-use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use raft_rocks::driver::{Consistency, NodeInfo, RequestError};
+use raft_rocks::driver::{NodeInfo, RequestError};
 
 use super::budget::Share;
 use super::command::Read;
 use super::cursors::Cursors;
 use super::glob;
 use super::reply::Reply;
-use super::server::{Context, ReadConsistency, Redirect};
+use super::server::Context;
 use crate::address::client_address;
-use crate::kv::{Answer, Entry, Machine, Operation, VALUE_BYTES_MAX, decode_answers, encode, now};
+use crate::frontend::Refused;
+use crate::kv::{Answer, Entry, Machine, Operation, VALUE_BYTES_MAX, now};
 
 /// One reply that is longer is an error.
 const REPLY_BYTES_MAX: usize = 16 << 20;
@@ -25,8 +24,6 @@ const REPLY_BYTES_MAX: usize = 16 << 20;
 const SCANNED_MAX: usize = 1_000;
 /// Bytes of replies that one look at the state collects, and what comes last.
 const LOOK_BYTES: usize = 64 << 10;
-/// Between two tries, while nobody leads.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Bytes that an operation takes in the log, about.
 pub fn bytes_of(operation: &Operation) -> usize {
@@ -74,16 +71,9 @@ async fn change_all(
     if operations.iter().any(has_value) {
         hold(context, share, VALUE_BYTES_MAX).await?;
     }
-    let command = encode(operations);
-    let proposed = retried(context, || context.node.propose(command.clone())).await?;
-    let lost = || Reply::error("done, but the answer is lost");
-    let answers = decode_answers(&proposed.answer.ok_or_else(lost)?);
-    let answers =
-        answers.map_err(|e| Reply::error(format!("done, but the answer is lost: {e}")))?;
-    match answers.len() == operations.len() {
-        true => Ok(answers.into_iter().map(reply_of).collect()),
-        false => Err(lost()),
-    }
+    let answers = context.frontend.change(operations).await;
+    let answers = answers.map_err(not_answered)?;
+    Ok(answers.into_iter().map(reply_of).collect())
 }
 
 fn reply_of(answer: Answer) -> Reply {
@@ -300,52 +290,20 @@ pub async fn keys(context: &Context, pattern: Bytes, share: &Mutex<Share>) -> Re
     }
 }
 
-/// Asks this node's machine, as new as the options want it.
-pub async fn query<R, Q>(context: &Context, question: impl Fn() -> Q) -> Result<R, Reply>
+async fn query<R, Q>(context: &Context, question: impl Fn() -> Q) -> Result<R, Reply>
 where
     R: Send + 'static,
     Q: FnOnce(&Machine) -> R + Send + 'static,
 {
-    let node = &context.node;
-    let is_leader = node.leader().leader == node.id();
-    let consistency = match (context.options.consistency, context.options.redirect) {
-        (ReadConsistency::Low, _) => Consistency::Stale,
-        (_, Redirect::Try) if !is_leader => return Err(try_leader(context).await),
-        (ReadConsistency::Medium, _) if is_leader => Consistency::Leader,
-        // On a follower nothing less is new enough.
-        _ => Consistency::Linearizable,
-    };
-    retried(context, || node.query(consistency, question())).await
+    let answer = context.frontend.query(question).await;
+    answer.map_err(not_answered)
 }
 
-/// Asks again while nothing has happened, for some time.
-pub async fn retried<T, F>(context: &Context, mut ask: impl FnMut() -> F) -> Result<T, Reply>
-where
-    F: Future<Output = Result<T, RequestError>>,
-{
-    let deadline = Instant::now() + context.options.patience;
-    loop {
-        let error = match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        let is_redirected = context.options.redirect == Redirect::Try;
-        if let RequestError::NotLeader { leader } = &error
-            && is_redirected
-        {
-            return Err(try_node(leader.as_deref()));
-        }
-        if !error.is_retryable() || Instant::now() >= deadline {
-            return Err(refusal(error));
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-async fn try_leader(context: &Context) -> Reply {
-    match context.node.status().await {
-        Ok(status) => try_node(status.raft.book.node(status.raft.leader)),
-        Err(e) => refusal(e),
+pub fn not_answered(refused: Refused) -> Reply {
+    match refused {
+        Refused::Elsewhere(leader) => try_node(leader.as_deref()),
+        Refused::Failed(e) => refusal(e),
+        lost @ Refused::AnswerLost(_) => Reply::error(lost),
     }
 }
 

@@ -4,16 +4,18 @@ use raft::StateRole;
 use raft_rocks::driver::{NodeInfo, Status};
 
 use super::command::Member;
-use super::data::{refusal, retried};
+use super::data::{not_answered, refusal};
 use super::reply::Reply;
 use super::server::Context;
 use crate::address::client_address;
+use crate::admin::{self, AdminError, Newcomer};
 
 /// Clients of a cluster of Redis map keys to these; here every node serves all.
 const SLOT_LAST: i64 = 16_383;
 
 pub async fn answer(context: &Context, member: Member) -> Reply {
-    let status = match context.node.status().await {
+    let frontend = &context.frontend;
+    let status = match frontend.node().status().await {
         Ok(status) => status.raft,
         Err(e) => return refusal(e),
     };
@@ -31,67 +33,34 @@ pub async fn answer(context: &Context, member: Member) -> Reply {
         Member::State => Reply::text(state(&status)),
         Member::Stats => stats(&status),
         Member::Snapshot => {
-            context.node.snapshot_now();
+            frontend.node().snapshot_now();
             Reply::OK
         }
-        Member::Add(address) => add(context, &status, &address).await,
-        Member::Remove(who) => match find(&status, &who) {
-            Some(id) => done(remove(context, &status, id).await),
-            None => nobody(&who),
-        },
-        Member::Transfer(to) => match find(&status, &to) {
-            Some(to) => done(retried(context, || context.node.transfer_leader(to)).await),
-            None => nobody(&to),
-        },
+        Member::Add(address) => {
+            let newcomer = Newcomer {
+                id: None,
+                address: text(&address),
+                voter: true,
+            };
+            done(admin::add(frontend, &newcomer).await.map(drop))
+        }
+        Member::Remove(who) => done(admin::remove(frontend, &text(&who)).await),
+        Member::Transfer(to) => done(admin::transfer(frontend, &text(&to)).await),
     }
 }
 
-fn done(ended: Result<(), Reply>) -> Reply {
-    ended.map_or_else(|error| error, |()| Reply::OK)
+/// What is no text is nobody's address.
+fn text(who: &[u8]) -> String {
+    String::from_utf8_lossy(who).into_owned()
 }
 
-fn nobody(who: &[u8]) -> Reply {
-    Reply::error(format!(
-        "no member has the address or id '{}'; RAFTPEERS names them",
-        who.escape_ascii()
-    ))
-}
-
-/// The member with this address, for clients or for nodes, or this id.
-fn find(status: &Status, who: &[u8]) -> Option<u64> {
-    let who = std::str::from_utf8(who).ok()?;
-    let is_meant = |node: &&NodeInfo| {
-        node.address == who || client_address(node) == who || node.id.to_string() == who
-    };
-    status.book.nodes.iter().find(is_meant).map(|node| node.id)
-}
-
-/// A node joins by itself, since nobody else knows its store: here it is made a voter, if it was
-/// not to become one.
-async fn add(context: &Context, status: &Status, address: &[u8]) -> Reply {
-    let Some(id) = find(status, address) else {
-        return Reply::error(format!(
-            "no node at '{}' has joined; start it with --join and the address of a member",
-            address.escape_ascii()
-        ));
-    };
-    match status.conf_state.get_voters().contains(&id) {
-        true => Reply::OK,
-        false => done(retried(context, || context.node.promote(id)).await),
+fn done(ended: Result<(), AdminError>) -> Reply {
+    match ended {
+        Ok(()) => Reply::OK,
+        Err(AdminError::Refused(refused)) => not_answered(refused),
+        Err(e @ AdminError::NoMember(_)) => Reply::error(format!("{e}; RAFTPEERS names them")),
+        Err(e) => Reply::error(e),
     }
-}
-
-async fn remove(context: &Context, status: &Status, id: u64) -> Result<(), Reply> {
-    let node = &context.node;
-    if id == node.id() {
-        return retried(context, || node.leave()).await;
-    }
-    let is_voter = status.conf_state.get_voters().contains(&node.id());
-    if id == status.leader && is_voter {
-        // A leader that removes itself would go on until the others miss it.
-        retried(context, || node.transfer_leader(node.id())).await?;
-    }
-    retried(context, || node.remove(id)).await
 }
 
 fn leader(status: &Status) -> Option<&NodeInfo> {

@@ -22,5 +22,7 @@ mod server;
 mod session;
 mod table;
 
-pub use framing::Limits;
+pub use command::is_command;
+pub use framing::{Broken, Limits};
+pub use request::{Input, Received};
 pub use server::{Context, Options, ReadConsistency, Redirect, Secret, Server};

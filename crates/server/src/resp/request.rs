@@ -23,6 +23,7 @@ pub enum Received {
 /// What has been received and not been taken as a request yet.
 #[derive(Debug, Default)]
 pub struct Input {
+    /// As it has come.
     pub bytes: BytesMut,
     scanner: Scanner,
 }

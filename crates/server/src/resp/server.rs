@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use raft_rocks::driver::Node;
+use raft_rocks_grpc::Seldom;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::budget::Budget;
 use super::connection::Connection;
 use super::cursors::Cursors;
-use crate::kv::Machine;
+use crate::frontend::Frontend;
 
 /// How long connections may take to end once they are told to.
 const END_PATIENCE: Duration = Duration::from_secs(10);
@@ -100,14 +100,28 @@ impl Default for Options {
 
 /// What all connections share.
 pub struct Context {
-    pub(crate) node: Node<Machine>,
+    pub(crate) frontend: Arc<Frontend>,
     pub(crate) options: Options,
     pub(crate) cursors: Arc<Cursors>,
     pub(crate) budget: Budget,
-    pub(crate) started: Instant,
     pub(crate) connections: AtomicUsize,
     pub(crate) accepted: AtomicU64,
     pub(crate) commands: AtomicU64,
+    /// Those that broke the framing, and those that were too many.
+    pub(crate) broken: Seldom,
+    refused: Seldom,
+}
+
+impl Context {
+    /// Connections of clients.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Commands that were answered.
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
 }
 
 /// Serves one node.
@@ -117,19 +131,25 @@ pub struct Server {
 
 impl Server {
     /// A server for this node.
-    pub fn new(node: Node<Machine>, options: Options) -> Self {
+    pub fn new(frontend: Arc<Frontend>, options: Options) -> Self {
         let budget = Budget::new(options.buffer_bytes.max(32 << 20));
         let context = Arc::new(Context {
-            node,
+            frontend,
             options,
             cursors: Arc::default(),
             budget,
-            started: Instant::now(),
             connections: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             commands: AtomicU64::new(0),
+            broken: Seldom::default(),
+            refused: Seldom::default(),
         });
         Server { context }
+    }
+
+    /// What its connections share.
+    pub fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.context)
     }
 
     /// Serves until `end` is ready, and what is under way is answered.
@@ -160,7 +180,7 @@ impl Server {
                     let connection = self.connection(stream, peer, ends.subscribe());
                     connections.spawn(counted(connection, Counted::new(&self.context, permit)));
                 }
-                Err(_) => refuse(&stream, self.context.options.connections_max),
+                Err(_) => self.refuse(&stream),
             }
         }
         drop(listener);
@@ -169,6 +189,14 @@ impl Server {
         if timeout(END_PATIENCE, all).await.is_err() {
             tracing::warn!("connections that do not end are cut off");
         }
+    }
+
+    fn refuse(&self, stream: &TcpStream) {
+        let max = self.context.options.connections_max;
+        let refused = || format!("a connection was refused: there are {max}");
+        self.context.refused.warn(refused);
+        // Best effort: who does not read it sees the end.
+        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
     }
 
     fn connection(
@@ -210,10 +238,4 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.context.connections.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn refuse(stream: &TcpStream, max: usize) {
-    tracing::warn!("a connection was refused: there are {max}");
-    // Best effort: who does not read it sees the end.
-    let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
 }

@@ -95,7 +95,10 @@ impl Cluster {
             peer_listen,
             advertise: None,
             client_advertise: None,
+            http_listen: Some("127.0.0.1:0".to_owned()),
+            http_advertise: None,
             join: first.map(|(_, peer)| peer.clone()).into_iter().collect(),
+            await_invitation: false,
             fsync: FsyncPolicy::Never,
             backend: Backend::RocksDb,
             tick: Duration::from_millis(30),
@@ -150,6 +153,12 @@ impl Cluster {
 
     pub fn address(&self, id: u64) -> String {
         self.nodes[&id].client_address().to_string()
+    }
+
+    /// Where its HTTP is.
+    pub fn url(&self, id: u64, path: &str) -> String {
+        let address = self.nodes[&id].http_address().unwrap();
+        format!("http://{address}{path}")
     }
 
     /// A client of the crate `redis`.

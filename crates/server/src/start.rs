@@ -1,0 +1,115 @@
+//! What a node begins as: the one that its store belongs to, the first of a cluster, one that
+//! joins, or one that waits to be invited.
+
+use std::future::Future;
+use std::pin::pin;
+
+use anyhow::{Context as _, bail};
+use raft_rocks::RaftMachineStorage;
+use raft_rocks::driver::{Builder, JoinOptions, Node, StartError};
+use raft_rocks_grpc::{Invitation, Invitations};
+
+use crate::kv::Machine;
+
+/// Starts the node that the store belongs to, or a new one: of a cluster of its own, or of that of
+/// which `join` names members.
+///
+/// # Errors
+/// Why it cannot start, and what to do.
+pub async fn node(
+    builder: Builder<RaftMachineStorage, Machine>,
+    id: Option<u64>,
+    join: Vec<String>,
+) -> anyhow::Result<Node<Machine>> {
+    if let Some(identity) = builder.identity()? {
+        if !join.is_empty() {
+            let id = identity.node_id;
+            tracing::info!("--join is ignored: the directory belongs to node {id}, a member");
+        }
+        // It may restore a machine: nothing for an executor.
+        let opened = tokio::task::spawn_blocking(move || match id {
+            Some(id) => builder.open_as(id),
+            None => builder.open(),
+        });
+        return Ok(opened.await??);
+    }
+    if join.is_empty() {
+        let id = id.unwrap_or(1);
+        tracing::info!("beginning a new cluster as node {id}");
+        return Ok(tokio::task::spawn_blocking(move || bootstrap(builder, id)).await??);
+    }
+    let promote = true;
+    self::join(builder, join, JoinOptions { id, promote }).await
+}
+
+async fn join(
+    builder: Builder<RaftMachineStorage, Machine>,
+    join: Vec<String>,
+    options: JoinOptions,
+) -> anyhow::Result<Node<Machine>> {
+    tracing::info!("asking {} to be taken in", join.join(", "));
+    let asked = join.join(", ");
+    let joined = builder.join(join, options).await;
+    joined.with_context(|| format!("joining the cluster of {asked}"))
+}
+
+fn bootstrap(
+    builder: Builder<RaftMachineStorage, Machine>,
+    id: u64,
+) -> Result<Node<Machine>, StartError> {
+    let members = vec![builder.node_info(id)?];
+    let mut cluster_id = [0; 16];
+    getrandom::getrandom(&mut cluster_id).map_err(|_| {
+        StartError::Options("cluster id: the system gives no random bytes; start it again")
+    })?;
+    builder.bootstrap_with(id, cluster_id, members)
+}
+
+/// Waits until a cluster invites the node, and joins it.
+///
+/// # Errors
+/// It was not taken in; or `end` was ready before anybody had invited it.
+pub async fn invited(
+    builder: Builder<RaftMachineStorage, Machine>,
+    id: Option<u64>,
+    invitations: &Invitations,
+    end: impl Future<Output = ()>,
+) -> anyhow::Result<Node<Machine>> {
+    tracing::info!("waiting to be invited: a member is to add this node");
+    let mut end = pin!(end);
+    loop {
+        let invitation = tokio::select! {
+            invitation = invitations.next() => invitation,
+            () = &mut end => bail!("nobody had invited the node"),
+        };
+        match (id, invitation.id) {
+            (Some(own), Some(asked)) if own != asked => {
+                let problem = format!("it is to be node {own}, by its --id or certificate");
+                tracing::warn!("invited to be node {asked}: {problem}");
+                invitation.declined(problem);
+            }
+            _ => return follow(builder, id, invitation).await,
+        }
+    }
+}
+
+async fn follow(
+    builder: Builder<RaftMachineStorage, Machine>,
+    id: Option<u64>,
+    invitation: Invitation,
+) -> anyhow::Result<Node<Machine>> {
+    let options = JoinOptions {
+        id: id.or(invitation.id),
+        promote: invitation.promote,
+    };
+    match join(builder, invitation.members.clone(), options).await {
+        Ok(node) => {
+            invitation.joined(node.id());
+            Ok(node)
+        }
+        Err(e) => {
+            invitation.failed(format!("{e:#}"));
+            Err(e)
+        }
+    }
+}
