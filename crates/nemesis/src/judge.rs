@@ -80,24 +80,23 @@ pub async fn judge(recorder: &Recorder, prefix: &str, nodes: &[SocketAddr]) -> R
         }
         Verdict::Violated(key, own) => {
             let mut found = format!("{}: no order explains", name(prefix, key));
-            own.iter()
-                .for_each(|operation| found.push_str(&line(operation)));
+            for operation in &own {
+                found.push_str(&format!("\n    {}", shown(operation)));
+            }
             findings.nonlinearizable.push(found);
         }
     }
     Ok(findings)
 }
 
-fn line(operation: &Operation<Action>) -> String {
+/// An operation, on a line.
+pub fn shown(operation: &Operation<Action>) -> String {
     let returned = match operation.returned {
         Some(returned) => format!("{:.3}", returned as f64 / 1e6),
         None => "never".to_owned(),
     };
     let invoked = operation.invoked as f64 / 1e6;
-    format!(
-        "\n    {invoked:.3} to {returned} ms: {:?}",
-        operation.action
-    )
+    format!("{invoked:.3} to {returned} ms: {:?}", operation.action)
 }
 
 async fn connected(node: SocketAddr) -> Result<MultiplexedConnection> {

@@ -230,9 +230,11 @@ impl Client {
     /// Whether nothing has happened; goes to another node.
     fn failed(&mut self, error: &RedisError) -> bool {
         let text = said(error);
-        self.recorder.error(text.clone());
         self.leave();
-        if let Some(address) = text.strip_prefix("TRY ") {
+        let named = text.strip_prefix("TRY ");
+        let counted = named.map_or(text.as_str(), |_| "TRY another node");
+        self.recorder.error(counted.to_owned());
+        if let Some(address) = named {
             let addresses = self.addresses.read();
             let known = addresses.iter().position(|at| at.to_string() == address);
             self.at = known.unwrap_or(self.at);

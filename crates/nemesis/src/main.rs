@@ -29,10 +29,6 @@ enum Command {
 /// A node, in a process of its own.
 #[derive(Args)]
 struct Server {
-    #[arg(long)]
-    snapshot_every: u64,
-    #[arg(long)]
-    snapshot_keep: u64,
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
@@ -59,9 +55,5 @@ fn serve(server: Server) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let arguments = std::iter::once(OsString::from("raft-rocks-server")).chain(server.arguments);
-    raft_rocks_server::cli::main_with(arguments, |settings| {
-        settings.compaction.every_entries = server.snapshot_every;
-        settings.compaction.keep_entries = server.snapshot_keep;
-        settings.compaction.keep_entries_max = server.snapshot_keep.max(10_000);
-    })
+    raft_rocks_server::cli::main(arguments)
 }

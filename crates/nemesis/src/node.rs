@@ -20,8 +20,7 @@ pub struct Flags {
     pub redirect: &'static str,
     /// `--tick-ms`.
     pub tick_ms: u64,
-    /// Entries after which a snapshot is made, and that stay behind it; there are no flags of the
-    /// server for them.
+    /// `--snapshot-entries` and `--keep-entries`.
     pub compaction: (u64, u64),
 }
 
@@ -142,13 +141,7 @@ impl Node {
     fn arguments(&self, join: &[SocketAddr]) -> Vec<OsString> {
         let (every, keep) = self.flags.compaction;
         let (of, flags) = (&self.addresses, &self.flags);
-        let mut words: Vec<String> = vec!["server".to_owned()];
-        let mut add = |name: &str, value: &dyn std::fmt::Display| {
-            words.extend([name.to_owned(), value.to_string()]);
-        };
-        add("--snapshot-every", &every);
-        add("--snapshot-keep", &keep);
-        words.push("--".to_owned());
+        let mut words: Vec<String> = vec!["server".to_owned(), "--".to_owned()];
         let mut add = |name: &str, value: &dyn std::fmt::Display| {
             words.extend([name.to_owned(), value.to_string()]);
         };
@@ -160,6 +153,8 @@ impl Node {
         add("--consistency", &"high");
         add("--redirect", &flags.redirect);
         add("--tick-ms", &flags.tick_ms);
+        add("--snapshot-entries", &every);
+        add("--keep-entries", &keep);
         if serves_http() {
             add("--http-listen", &of.http);
         }

@@ -15,11 +15,12 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use fastrand::Rng;
 use indicatif::{ProgressBar, ProgressStyle};
+use raft_rocks::testing::linearizability::Operation;
 
 use crate::cluster::Cluster;
 use crate::fault::{Foreign, Kind, Scene};
-use crate::history::Recorder;
-use crate::judge::judge;
+use crate::history::{Action, Recorder};
+use crate::judge::{judge, shown};
 use crate::load::{Load, Plan};
 use crate::node::Flags;
 use crate::report::Report;
@@ -37,6 +38,8 @@ const SIZES: [usize; 2] = [3, 5];
 const CLIENTS: usize = 6;
 /// Acknowledged operations before the first fault, and after the last.
 const ANSWERS: u64 = 60;
+/// Lines of a finding that are shown, at its beginning and at its end.
+const LINES_OF_END: usize = 15;
 
 /// What a run is told.
 #[derive(Args, Clone, Debug)]
@@ -107,6 +110,7 @@ pub async fn histories(arguments: &Arguments) -> Result<Report> {
         seed,
         cluster: None,
         foreign: None,
+        last: None,
     };
     run.all().await?;
     Ok(run.report)
@@ -138,6 +142,7 @@ struct Run {
     seed: u64,
     cluster: Option<Cluster>,
     foreign: Option<Foreign>,
+    last: Option<Arc<Recorder>>,
 }
 
 impl Run {
@@ -164,7 +169,7 @@ impl Run {
             }
             if !findings.is_empty() {
                 let text = self.found(number, &names, &findings)?;
-                bar.suspend(|| println!("{text}"));
+                bar.suspend(|| print_ends(&text));
                 if !self.arguments.keep_going {
                     break;
                 }
@@ -184,6 +189,7 @@ impl Run {
         if let Some(cluster) = self.cluster.take() {
             let kept = cluster.keep();
             std::fs::write(kept.join("findings.txt"), &text).context("keep what was found")?;
+            std::fs::write(kept.join("history.txt"), self.told()).context("keep the history")?;
             text.push_str(&format!("kept: {}\n", kept.display()));
         }
         let (seed, histories) = (self.seed, self.arguments.histories);
@@ -201,11 +207,20 @@ impl Run {
         Ok(text)
     }
 
+    /// The last history, an operation a line.
+    fn told(&self) -> String {
+        let operations = self.last.as_ref().map(|last| last.operations());
+        let mut operations = operations.unwrap_or_default();
+        operations.sort_by_key(|operation| operation.invoked);
+        let line = |of: &Operation<Action>| format!("key {}: {}\n", of.key, shown(of));
+        operations.iter().map(line).collect()
+    }
+
     /// One history; what was found.
     async fn history(&mut self, number: u64, plan: &[Kind]) -> Vec<String> {
         let size = SIZES.get((number / HISTORIES_OF_CLUSTER) as usize % SIZES.len());
         let size = size.copied().unwrap_or(3);
-        if number % HISTORIES_OF_CLUSTER == 0 {
+        if number.is_multiple_of(HISTORIES_OF_CLUSTER) {
             self.cluster = None;
         }
         let cluster = match self.cluster.take() {
@@ -240,6 +255,7 @@ impl Run {
         }
         findings.extend(cluster.failed());
         self.report.add(&recorder);
+        self.last = Some(recorder);
         self.cluster = Some(cluster);
         findings
     }
@@ -292,6 +308,20 @@ impl Run {
         self.report.nonlinearizable += findings.nonlinearizable.len();
         self.report.undecided += findings.undecided.len();
         Ok(findings.lines())
+    }
+}
+
+/// The history of a key may be long; the whole of it is kept.
+fn print_ends(text: &str) {
+    let lines: Vec<&str> = text.lines().collect();
+    let left_out = lines.len().saturating_sub(2 * LINES_OF_END);
+    for (at, line) in lines.iter().enumerate() {
+        if at == LINES_OF_END && left_out > 0 {
+            println!("    .. {left_out} lines ..");
+        }
+        if at < LINES_OF_END || at >= LINES_OF_END + left_out {
+            println!("{line}");
+        }
     }
 }
 

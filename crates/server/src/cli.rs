@@ -34,17 +34,9 @@ enum Command {
 /// What was said on the command line cannot be used.
 const USAGE: u8 = 2;
 
-/// Runs the program with these arguments, its name first, until it ends.
+/// Runs the program with these arguments, its name first, until it ends. A program of tests that
+/// needs nodes in processes of their own runs this in itself.
 pub fn main<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> ExitCode {
-    main_with(arguments, |_| {})
-}
-
-/// As [`main`], with something changed for which there is no flag: for programs of tests, that are
-/// nodes themselves.
-pub fn main_with<T: Into<OsString> + Clone>(
-    arguments: impl IntoIterator<Item = T>,
-    change: impl FnOnce(&mut Settings),
-) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(e) => {
@@ -57,7 +49,7 @@ pub fn main_with<T: Into<OsString> + Clone>(
         Some(Command::Certs(args)) => ended(certs::run(&args).map(|told| {
             told.iter().for_each(|line| println!("{line}"));
         })),
-        None => serve(cli.flags, change),
+        None => serve(cli.flags),
     }
 }
 
@@ -71,17 +63,16 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-fn serve(flags: Flags, change: impl FnOnce(&mut Settings)) -> ExitCode {
+fn serve(flags: Flags) -> ExitCode {
     let flags = match flags.with_file() {
         Ok(flags) => flags,
         Err(e) => return wrong_usage(&e),
     };
     let (level, format) = (flags.level(), flags.log_format);
-    let mut settings = match flags.settings() {
+    let settings = match flags.settings() {
         Ok(settings) => settings,
         Err(e) => return wrong_usage(&e),
     };
-    change(&mut settings);
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(std::io::stderr().is_terminal())
