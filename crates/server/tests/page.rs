@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::{Cluster, until};
 use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
 use raft_rocks_server::resp::Secret;
 use serde_json::{Value, json};
 
@@ -59,7 +60,7 @@ impl Browser {
         capabilities.insert("goog:loggingPrefs".to_owned(), json!({ "browser": "ALL" }));
         let url = format!("http://127.0.0.1:{port}");
         let page = until("a browser", || async {
-            let mut builder = ClientBuilder::new(Default::default());
+            let mut builder = ClientBuilder::new(HttpConnector::new());
             builder.capabilities(capabilities.clone());
             builder.connect(&url).await.ok()
         });
