@@ -76,7 +76,9 @@ fn serve(flags: Flags) -> ExitCode {
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // It would be printed where nothing can be written: a full disk must not end a node.
+        .log_internal_errors(false);
     match format {
         Some(LogFormat::Json) => log.json().init(),
         None | Some(LogFormat::Text) => log.init(),

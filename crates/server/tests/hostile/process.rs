@@ -14,7 +14,10 @@ use tempfile::TempDir;
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Looks until it is so.
-#[expect(clippy::disallowed_methods, reason = "between two looks at a condition")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "between two looks at a condition"
+)]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
