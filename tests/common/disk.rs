@@ -12,10 +12,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 const PAGE: u64 = 4096;
+/// How long others may keep a disk busy.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(20);
 /// `_IOR('X', 125, __u32)` (`fs/ext4/ext4.h` of Linux).
 const EXT4_IOC_SHUTDOWN: libc::c_ulong =
     (2 << 30) | (4 << 16) | ((b'X' as libc::c_ulong) << 8) | 125;
@@ -146,8 +149,21 @@ impl Disk {
         Ok(())
     }
 
+    /// A process that another test begins has our files open until it has become what it is to be:
+    /// on a machine with much to do the disk is busy for a while.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "between two tries; the kernel tells nobody"
+    )]
     fn unmount(&mut self) -> Result<(), String> {
-        run(Command::new("umount").arg(self.mount_point()))?;
+        let deadline = Instant::now() + UNMOUNT_PATIENCE;
+        loop {
+            match run(Command::new("umount").arg(self.mount_point())) {
+                Ok(()) => break,
+                Err(e) if !e.contains("busy") || Instant::now() >= deadline => return Err(e),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
         self.mounted = false;
         Ok(())
     }

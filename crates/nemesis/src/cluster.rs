@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::admin::{self, Stats};
@@ -117,8 +117,15 @@ impl Cluster {
     /// Ends a node as `kill -9` does.
     ///
     /// # Errors
-    /// It does not run.
+    /// It does not run, or has ended by itself.
     pub async fn kill(&mut self, at: usize) -> Result<()> {
+        let node = self.nodes.get_mut(at).context("there is no such node")?;
+        if let Some(status) = node.has_failed() {
+            bail!(
+                "node {}, before it was killed, had ended by itself: {status}",
+                at + 1
+            );
+        }
         self.taken(at)?.kill().await
     }
 

@@ -53,6 +53,9 @@ pub fn demo(arguments: &Arguments) -> Result<bool> {
 
 async fn play(arguments: &Arguments) -> Result<bool> {
     std::fs::create_dir_all(&arguments.out).context("make the directory of the demo")?;
+    let summary = arguments.out.join("summary.json");
+    // That of an earlier run would speak for this one, should it break off.
+    drop(std::fs::remove_file(&summary));
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("seed {seed}");
     let begun = Instant::now();
@@ -71,7 +74,7 @@ async fn play(arguments: &Arguments) -> Result<bool> {
         }
     };
     figures.print(begun.elapsed());
-    figures.write(&arguments.out.join("summary.json"))?;
+    figures.write(&summary)?;
     if !findings.is_clean() {
         findings.lines().iter().for_each(|line| println!("{line}"));
         println!("the nodes are kept in {}", story.cluster.keep().display());

@@ -18,6 +18,17 @@ pub enum AdminError {
     /// Nobody has this address or id.
     #[error("no member has the address or id '{}'", .0.escape_debug())]
     NoMember(String),
+    /// Several say that they are reached there.
+    #[error(
+        "several members, {ids:?}, have the address '{}'; give the id, and each its own \
+         --client-advertise", who.escape_debug()
+    )]
+    Several {
+        /// The address.
+        who: String,
+        /// Theirs.
+        ids: Vec<u64>,
+    },
     /// Nobody knows a node there, and none that could be invited was found.
     #[error(transparent)]
     NotAdded(AddError),
@@ -57,11 +68,23 @@ pub struct Newcomer {
 }
 
 /// The member with this address, for clients or for nodes, or this id.
-pub fn find(status: &Status, who: &str) -> Option<u64> {
+///
+/// # Errors
+/// [`AdminError::Several`].
+pub fn find(status: &Status, who: &str) -> Result<Option<u64>, AdminError> {
     let is_meant = |node: &&NodeInfo| {
         node.address == who || client_address(node) == who || node.id.to_string() == who
     };
-    status.book.nodes.iter().find(is_meant).map(|node| node.id)
+    let found = status.book.nodes.iter().filter(is_meant);
+    let found: Vec<u64> = found.map(|node| node.id).collect();
+    match found.as_slice() {
+        [] => Ok(None),
+        [id] => Ok(Some(*id)),
+        _ => Err(AdminError::Several {
+            who: who.to_owned(),
+            ids: found,
+        }),
+    }
 }
 
 /// Sees to it that this node is a member, and returns its id. A learner is made a voter, if it is to
@@ -73,7 +96,7 @@ pub fn find(status: &Status, who: &str) -> Option<u64> {
 pub async fn add(frontend: &Frontend, newcomer: &Newcomer) -> Result<u64, AdminError> {
     let Newcomer { address, .. } = newcomer;
     let status = status(frontend).await?;
-    let Some(is) = find(&status, address) else {
+    let Some(is) = find(&status, address)? else {
         return invite(frontend, newcomer).await;
     };
     if let Some(asked) = newcomer.id
@@ -141,5 +164,5 @@ async fn status(frontend: &Frontend) -> Result<Status, AdminError> {
 }
 
 fn member(status: &Status, who: &str) -> Result<u64, AdminError> {
-    find(status, who).ok_or_else(|| AdminError::NoMember(who.to_owned()))
+    find(status, who)?.ok_or_else(|| AdminError::NoMember(who.to_owned()))
 }

@@ -312,6 +312,9 @@ impl Flags {
                 }
             },
         };
+        if await_invitation && force_new_cluster.is_some() {
+            return usage("--await-invitation, --force-new-cluster: give one of them");
+        }
         let tls = self.tls()?;
         let or = |given: Option<String>, default: &str| given.unwrap_or_else(|| default.to_owned());
         Ok(Settings {

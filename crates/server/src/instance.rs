@@ -176,7 +176,9 @@ impl Instance {
         let http_place = http::Place::default();
         let http_served = http.map(|listener| {
             let secret = settings.clients.secret.clone();
-            let server = http::Server::new(Arc::clone(&http_place), secret, invitations.clone());
+            let name = settings.http_advertise.clone();
+            let place = Arc::clone(&http_place);
+            let server = http::Server::new(place, secret, name, invitations.clone());
             tokio::spawn(server.serve(listener, ended(&clients_end)))
         });
         let peer_address = peers.local_addr()?;

@@ -39,12 +39,16 @@ impl Process {
         &self.syncs
     }
 
+    /// Makes figures of what was recorded, which takes memory until then: to be called now and
+    /// then, since perhaps nobody asks for `/metrics`.
+    pub fn upkeep(&self) {
+        self.store.iter().for_each(PrometheusHandle::run_upkeep);
+    }
+
     fn render(&self) -> String {
-        let render = |store: &PrometheusHandle| {
-            store.run_upkeep();
-            store.render()
-        };
-        self.store.as_ref().map(render).unwrap_or_default()
+        self.upkeep();
+        let store = self.store.as_ref();
+        store.map(PrometheusHandle::render).unwrap_or_default()
     }
 }
 
@@ -118,6 +122,13 @@ pub struct Proposals {
     handle: PrometheusHandle,
 }
 
+impl Proposals {
+    /// As [`Process::upkeep`].
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
 impl Default for Proposals {
     fn default() -> Self {
         let recorder = builder().build_recorder();
@@ -163,7 +174,7 @@ pub fn render(told: &Told<'_>) -> String {
         gauges(told);
         peers(told.status);
     });
-    told.proposals.handle.run_upkeep();
+    told.proposals.upkeep();
     let mut text = process().render();
     text.push_str(&told.proposals.handle.render());
     text.push_str(&recorder.handle().render());

@@ -27,6 +27,12 @@ pub async fn node(
         let cluster = hex(&identity.cluster_id);
         let is_forced = given_up.is_some_and(|given_up| identity.cluster_id == given_up);
         if is_forced {
+            if let Some(asked) = id
+                && asked != identity.node_id
+            {
+                let stored = identity.node_id;
+                return Err(StartError::OtherId { stored, asked }.into());
+            }
             let forced = tokio::task::spawn_blocking(move || builder.force_new_cluster());
             return Ok(forced.await??);
         }
@@ -49,6 +55,12 @@ pub async fn node(
             ),
             e => e.into(),
         });
+    }
+    if given_up.is_some() {
+        bail!(
+            "--force-new-cluster: the directory holds no node; restore the backup into it, or \
+             give --dir"
+        );
     }
     if join.is_empty() {
         let id = id.unwrap_or(1);

@@ -371,3 +371,54 @@ fn certificates_are_made_and_used() {
     assert_eq!(code, Some(1));
     assert!(text.contains("that of a client"), "{text}");
 }
+
+/// What an operator does when all nodes are lost and a backup is there.
+#[test]
+fn a_backup_becomes_a_new_cluster() {
+    let scratch = scratch();
+    let (old, new) = (scratch.path().join("old"), scratch.path().join("new"));
+    let server = Server::start(&old, &["--id", "3"]);
+    server.ask("SET k v", "+OK\r\n");
+    server.end("-TERM");
+    fs::create_dir(&new).unwrap();
+    raft_rocks::tools::restore(&old.join("store"), &new.join("store")).unwrap();
+    let any = "127.0.0.1:0";
+    let refused = |more: &[&str]| {
+        let flags = [
+            "--listen",
+            any,
+            "--peer-listen",
+            any,
+            "--http-listen",
+            "off",
+        ];
+        let (code, text) = run(&[&flags[..], more].concat());
+        assert_eq!(code, Some(1), "{text}");
+        text
+    };
+    let dir = new.to_str().unwrap();
+    let text = refused(&["--dir", dir]);
+    let cluster = text.split("--force-new-cluster ").nth(1).unwrap();
+    let cluster = cluster.split(',').next().unwrap().to_owned();
+    assert_eq!(cluster.len(), 32, "{text}");
+    let force = ["--force-new-cluster", &cluster];
+    let nowhere = scratch.path().join("nowhere");
+    let text = refused(&[&force[..], &["--dir", nowhere.to_str().unwrap()]].concat());
+    assert!(text.contains("the directory holds no node"), "{text}");
+    let text = refused(&[&force[..], &["--dir", dir, "--id", "4"]].concat());
+    assert!(text.contains("belongs to node 3, not to 4"), "{text}");
+
+    let server = Server::start(&new, &force);
+    server.ask("GET k", "$1\r\nv\r\n");
+    server.ask("SET k w", "+OK\r\n");
+    server.end("-TERM");
+    // The flag may have been left where it was.
+    let server = Server::start(&new, &force);
+    assert!(
+        server.started.contains("--force-new-cluster is ignored"),
+        "{}",
+        server.started
+    );
+    server.ask("GET k", "$1\r\nw\r\n");
+    server.end("-TERM");
+}

@@ -1,6 +1,6 @@
 //! Programs that others wrote, on the leader and on a follower.
 //!
-//! They are on the machine (`scripts/setup test` installs them), or this says which is not, and
+//! They are on the machine (`scripts/setup clients` installs them), or this says which is not, and
 //! fails under `CI=true`. A client in Rust is what the other tests use.
 #![allow(
     clippy::unwrap_used,
@@ -114,7 +114,7 @@ print("done, redis-py", redis.__version__)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_py_is_understood_in_both_versions_of_the_protocol() {
     let (cluster, addresses) = cluster().await;
-    // `scripts/setup test` puts a new one there; the system's may not speak version 3.
+    // `scripts/setup clients` puts a new one there; the system's may not speak version 3.
     let venv = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../target/clients/bin/python3"

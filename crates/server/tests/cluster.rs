@@ -332,3 +332,58 @@ async fn a_wiped_node_does_not_come_back_as_itself() {
     newcomer.shutdown().await.unwrap();
     cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_goes_on_alone() {
+    let mut cluster = Cluster::new();
+    cluster.adapt = Box::new(|settings| settings.alone_when_removed = true);
+    cluster.start_all(3).await;
+    cluster
+        .client(1)
+        .await
+        .run::<String>("SET shared before")
+        .await;
+    until("node 3 is removed", || async {
+        let removed = cluster.nodes[&1].node().remove(3).await;
+        (removed.is_ok()
+            || !cluster.nodes[&1]
+                .node()
+                .book()
+                .nodes
+                .iter()
+                .any(|node| node.id == 3))
+        .then_some(())
+    })
+    .await;
+    until("node 3 hears of it", || async {
+        let node = cluster.nodes[&3].node();
+        let status = node.status().await;
+        status.map_or(Some(()), |status| status.removed.then_some(()))
+    })
+    .await;
+    cluster.kill(3).await;
+    cluster.start(3).await;
+    let mut alone = cluster.client(3).await;
+    assert_eq!(alone.run::<String>("GET shared").await, "before");
+    alone.run::<String>("SET shared apart").await;
+    let peers: Vec<String> = alone.run("RAFTPEERS").await;
+    assert_eq!(peers, [cluster.address(3), "Leader".to_owned()]);
+    let shared: String = cluster.client(1).await.run("GET shared").await;
+    assert_eq!(shared, "before", "they are two clusters now");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_several_have_is_nobodys() {
+    let mut cluster = Cluster::new();
+    // As on three machines whose clients are to use loopback.
+    cluster.adapt = Box::new(|settings| {
+        settings.client_advertise = Some("127.0.0.1:7481".to_owned());
+    });
+    cluster.start_all(2).await;
+    let mut client = cluster.client(1).await;
+    let problem = client.fails("RAFTREMOVEPEER 127.0.0.1:7481").await;
+    assert!(problem.contains("several members, [1, 2]"), "{problem}");
+    client.run::<String>("RAFTREMOVEPEER 2").await;
+    cluster.shutdown().await;
+}

@@ -1,6 +1,6 @@
 //! The status page, in a browser.
 //!
-//! Wants `chromedriver` and Chromium (`scripts/setup test` installs them): without, it says so,
+//! Wants `chromedriver` and Chromium (`scripts/setup clients` installs them): without, it says so,
 //! and fails under `CI=true`.
 #![allow(
     clippy::unwrap_used,

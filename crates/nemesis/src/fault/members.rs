@@ -53,6 +53,7 @@ impl Scene<'_> {
     }
 
     pub(super) async fn roll(&mut self, changes_flags: bool) -> Result<bool> {
+        let flags = self.cluster.node(0)?.flags.clone();
         for at in self.shuffled() {
             self.cluster.terminate(at).await?;
             if changes_flags {
@@ -62,6 +63,16 @@ impl Scene<'_> {
             self.cluster.whole().await?;
         }
         self.answers().await?;
+        if changes_flags {
+            // What comes later counts on syncs, and reads through every node.
+            for at in self.shuffled() {
+                self.cluster.terminate(at).await?;
+                let node = self.cluster.nodes.get_mut(at);
+                node.context("there is no such node")?.flags = flags.clone();
+                self.cluster.restart(at)?;
+                self.cluster.whole().await?;
+            }
+        }
         Ok(true)
     }
 

@@ -37,7 +37,8 @@ pub struct Backups {
 impl Backups {
     /// Of this store, with copies below `dir`.
     pub fn new(storage: RaftMachineStorage, dir: &Path) -> Self {
-        let scratch = dir.join("backup");
+        // A name that nobody gives to what is to stay.
+        let scratch = dir.join(".backup-under-way");
         // Left over by a crash; if it cannot be removed a backup will say so.
         let _ = remove(&scratch);
         Backups {

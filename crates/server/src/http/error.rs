@@ -161,9 +161,10 @@ impl From<AdminError> for ApiError {
             AdminError::NotAdded(AddError::Behind { .. } | AddError::NotSeen { .. }) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
-            AdminError::NotAdded(_) | AdminError::OtherId { .. } | AdminError::IsVoter(_) => {
-                StatusCode::CONFLICT
-            }
+            AdminError::NotAdded(_)
+            | AdminError::OtherId { .. }
+            | AdminError::IsVoter(_)
+            | AdminError::Several { .. } => StatusCode::CONFLICT,
         };
         match error {
             AdminError::NoMember(_) => {

@@ -126,6 +126,8 @@ pub async fn sample(serving: Arc<Serving>) {
     let mut last = Leadership::default();
     loop {
         count_leaders(node, &serving.history, &mut last, &mut period).await;
+        metrics::process().upkeep();
+        serving.frontend.proposals().upkeep();
         let Ok(status) = node.status().await else {
             return;
         };

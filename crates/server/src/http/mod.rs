@@ -82,6 +82,8 @@ pub type Place = Arc<OnceLock<Arc<Serving>>>;
 struct State {
     place: Place,
     secret: Option<Secret>,
+    /// The name under which HTTP is reached, if it has one.
+    name: Option<String>,
     turns: Arc<Semaphore>,
     /// Of a node that belongs to no cluster yet.
     invitations: Option<Invitations>,

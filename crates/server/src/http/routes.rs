@@ -1,12 +1,13 @@
 //! Which paths there are, and who may ask for them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -28,7 +29,8 @@ pub fn router(state: State) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz));
     let kv = get(kv::get).put(kv::put).delete(kv::delete);
-    let kv = kv.layer(from_fn_with_state(state.clone(), kv::in_turn));
+    let in_turn = || from_fn_with_state(state.clone(), kv::in_turn);
+    let kv = kv.layer(in_turn());
     let guarded = Router::new()
         .route("/cluster", get(cluster::get))
         .route("/cluster/history", get(history::get))
@@ -39,7 +41,7 @@ pub fn router(state: State) -> Router {
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi::get))
         .route("/kv/{*key}", kv)
-        .route("/raft/api/set", post(eosc::set))
+        .route("/raft/api/set", post(eosc::set).layer(in_turn()))
         .route("/raft/api/addNode", post(eosc::add_node))
         .route("/raft/api/deleteNode", post(eosc::delete_node))
         .route("/raft/api/getPeerList", get(eosc::peer_list));
@@ -102,7 +104,12 @@ async fn known(
     let shown = request.headers().get(AUTHORIZATION);
     let token = shown.and_then(|shown| shown.as_bytes().strip_prefix(b"Bearer "));
     let is_known = match &state.secret {
-        None => true,
+        None if is_ours(request.headers(), state.name.as_deref()) => true,
+        None => {
+            let problem = "a page of another site asks, or under a name that this node does not \
+                           have; ask by address, set --http-advertise, or give --auth-token-file";
+            return ApiError::new(StatusCode::FORBIDDEN, problem).into_response();
+        }
         Some(secret) => token.is_some_and(|token| secret.is(token)),
     };
     if is_known {
@@ -113,6 +120,30 @@ async fn known(
     let scheme = HeaderValue::from_static("Bearer");
     response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
     response
+}
+
+/// Whether no page of another site asks through the browser of somebody who may: it would come with
+/// its own origin, or, where its name has been turned to this address, under that name.
+fn is_ours(headers: &HeaderMap, name: Option<&str>) -> bool {
+    let text = |header| headers.get(header).and_then(|value| value.to_str().ok());
+    let Some(host) = text(HOST) else {
+        // No browser leaves it out.
+        return headers.get(ORIGIN).is_none();
+    };
+    let without_port = |host: &str| match host.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host.to_owned(),
+        _ => host.to_owned(),
+    };
+    let bare = without_port(host);
+    let is_address = bare.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let is_named = name.is_some_and(|name| without_port(name).eq_ignore_ascii_case(&bare));
+    let same = |origin: &str| {
+        origin
+            .split_once("://")
+            .is_some_and(|(_, from)| from == host)
+    };
+    (is_address || is_named || bare.eq_ignore_ascii_case("localhost"))
+        && (headers.get(ORIGIN).is_none() || text(ORIGIN).is_some_and(same))
 }
 
 /// Who asks the wrong node asks the same of the leader.

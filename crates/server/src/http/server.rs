@@ -40,11 +40,17 @@ pub struct Server {
 
 impl Server {
     /// A server for the node that will be put there, perhaps when it was invited. With a secret
-    /// whoever asks shows it.
-    pub fn new(place: Place, secret: Option<Secret>, invitations: Option<Invitations>) -> Self {
+    /// whoever asks shows it; without, a browser asks under this name or an address.
+    pub fn new(
+        place: Place,
+        secret: Option<Secret>,
+        name: Option<String>,
+        invitations: Option<Invitations>,
+    ) -> Self {
         let router = routes::router(State {
             place,
             secret,
+            name,
             turns: Arc::new(Semaphore::new(TURNS)),
             invitations,
         });

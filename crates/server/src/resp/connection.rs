@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
@@ -135,6 +135,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     return Ok(Next::Receive(needed));
                 }
                 Ok(Received::Request(words)) if words.is_empty() => continue,
+                Ok(Received::Request(words)) if is_http(&words) => {
+                    let peer = &self.session.peer;
+                    let closed = || format!("a connection of {peer} is closed: it speaks HTTP");
+                    self.context.broken.warn(closed);
+                    return Ok(Next::Close);
+                }
                 Ok(Received::Request(words)) => match parse(words) {
                     Ok(command) => self.take(command).await?,
                     Err(error) => self.reply_after_batch(error).await?,
@@ -313,6 +319,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             false => *self.part_since.get_or_insert(now) + REQUEST_PATIENCE,
         }
     }
+}
+
+/// A browser that a page of somebody else's sends here: what follows would be commands. Redis closes
+/// such connections, too.
+fn is_http(words: &[Bytes]) -> bool {
+    let first = words.first().map(|word| word.to_ascii_uppercase());
+    first.is_some_and(|first| first == b"POST" || first == b"HOST:")
 }
 
 fn late(what: &str) -> io::Error {

@@ -253,3 +253,21 @@ fn a_half_sent_snapshot_is_nothing_and_the_next_one_goes_on() {
     let last = cluster.nodes[3].ask("GET large-39").unwrap();
     assert!(last.starts_with(&expected));
 }
+
+/// A page in the browser of somebody who may do everything sends what it likes to ports of this
+/// machine, without asking anybody.
+#[test]
+fn a_page_of_another_site_runs_no_commands() {
+    let cluster = Cluster::of_three();
+    let first = cluster.first();
+    first.ask("SET kept 1");
+    let mut stream = TcpStream::connect(&first.clients).unwrap();
+    let sent = "POST / HTTP/1.1\r\nHost: 127.0.0.1:7481\r\n\r\nFLUSHALL\r\nSET kept 2\r\n";
+    stream.write_all(sent.as_bytes()).unwrap();
+    let mut reply = String::new();
+    // What is left unread may cut the reply's connection.
+    let _ = stream.read_to_string(&mut reply);
+    assert_eq!(reply, "");
+    assert_eq!(first.ask("GET kept").unwrap(), "$1\r\n1\r\n");
+    first.logs("it speaks HTTP");
+}

@@ -56,6 +56,43 @@ async fn with_a_token_strangers_get_no_further_than_the_probes() {
     cluster.shutdown().await;
 }
 
+/// Such a page has an origin of its own, or has turned its own name to this address.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_pages_of_other_sites_are_refused() {
+    let mut cluster = Cluster::new();
+    cluster.adapt = Box::new(|settings| {
+        settings.http_advertise = Some("node.example:7483".to_owned());
+    });
+    cluster.start(1).await;
+    cluster.leader().await;
+    let url = cluster.url(1, "/cluster");
+    let own = cluster.nodes[&1].http_address().unwrap().to_string();
+    let asked = async |host: &str, origin: Option<&str>| {
+        let mut request = Client::new().get(&url).header("host", host);
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        request.send().await.unwrap().status()
+    };
+    for host in [
+        &own[..],
+        "localhost:7483",
+        "[::1]:7483",
+        "node.example:7483",
+    ] {
+        assert_eq!(asked(host, None).await, StatusCode::OK, "{host}");
+        let origin = format!("http://{host}");
+        assert_eq!(asked(host, Some(&origin)).await, StatusCode::OK, "{host}");
+        let foreign = Some("http://evil.example");
+        assert_eq!(asked(host, foreign).await, StatusCode::FORBIDDEN, "{host}");
+        assert_eq!(asked(host, Some("null")).await, StatusCode::FORBIDDEN);
+    }
+    let turned = asked("evil.example:7483", Some("http://evil.example:7483")).await;
+    assert_eq!(turned, StatusCode::FORBIDDEN);
+    assert_eq!(asked("evil.example", None).await, StatusCode::FORBIDDEN);
+    cluster.shutdown().await;
+}
+
 /// One more than may be is refused, and room is made when one goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_bounded() {
