@@ -107,7 +107,7 @@ impl Process {
         fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
 
-    /// The most memory it has held, in MiB.
+    /// The most memory it has held, in MiB; the kernel counts it roughly, and may take some back.
     pub fn peak_mib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
