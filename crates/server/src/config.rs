@@ -399,6 +399,11 @@ fn read_secret(path: &Path) -> Result<Secret, UsageError> {
     }
 }
 
+/// Bytes in hexadecimal, as ids are shown and given.
+pub fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn from_digits<const N: usize>(digits: &str) -> Option<[u8; N]> {
     let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
         return None;

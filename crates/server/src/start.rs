@@ -9,6 +9,7 @@ use raft_rocks::RaftMachineStorage;
 use raft_rocks::driver::{Builder, JoinOptions, Node, StartError};
 use raft_rocks_grpc::{Invitation, Invitations};
 
+use crate::config::digits;
 use crate::kv::Machine;
 
 /// Starts the node that the store belongs to, or a new one: of a cluster of its own, or of that of
@@ -24,7 +25,7 @@ pub async fn node(
     given_up: Option<[u8; 16]>,
 ) -> anyhow::Result<Node<Machine>> {
     if let Some(identity) = builder.identity()? {
-        let cluster = hex(&identity.cluster_id);
+        let cluster = digits(&identity.cluster_id);
         let is_forced = given_up.is_some_and(|given_up| identity.cluster_id == given_up);
         if is_forced {
             if let Some(asked) = id
@@ -69,10 +70,6 @@ pub async fn node(
     }
     let promote = true;
     self::join(builder, join, JoinOptions { id, promote }).await
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn join(

@@ -11,6 +11,7 @@ use super::error::{ApiError, Failures};
 use super::leader::LeaderView;
 use super::routes::Started;
 use crate::address::{Published, client_address};
+use crate::config::digits;
 
 /// What a node is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -103,7 +104,7 @@ pub async fn get(Started(serving): Started) -> Result<Json<Cluster>, ApiError> {
     let members = raft.book.nodes.iter();
     let members = members.map(|node| member(node, raft, leader.as_ref()));
     Ok(Json(Cluster {
-        cluster_id: hex(&node.cluster_id()),
+        cluster_id: digits(&node.cluster_id()),
         version: env!("CARGO_PKG_VERSION"),
         members: members.collect(),
         from_leader: leader.is_some(),
@@ -167,8 +168,4 @@ fn role_of(status: &Status, id: u64) -> Role {
 
 fn votes(status: &Status, id: u64) -> bool {
     status.conf_state.get_voters().contains(&id)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

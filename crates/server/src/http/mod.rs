@@ -6,7 +6,7 @@
 //! - `members`, `backup`: what is done with them.
 //! - `kv`: keys and values; `eosc`: some of all this as another system has it.
 //!
-//! A node that still opens its store, or joins, answers already: that it is not ready.
+//! A node that still joins, or waits to be invited, answers already: that it is not ready.
 
 mod backup;
 mod cluster;
@@ -95,7 +95,7 @@ impl State {
         let waits = self.invitations.as_ref().is_some_and(Invitations::waits);
         match waits {
             true => "waiting to be invited into a cluster: a member is to add this node",
-            false => "starting: the node opens its store, or joins",
+            false => "starting: the node joins a cluster, or takes up where it was",
         }
     }
 }

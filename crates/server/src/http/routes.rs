@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
@@ -130,19 +131,19 @@ fn is_ours(headers: &HeaderMap, name: Option<&str>) -> bool {
         // No browser leaves it out.
         return headers.get(ORIGIN).is_none();
     };
-    let without_port = |host: &str| match host.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host.to_owned(),
-        _ => host.to_owned(),
+    let without_port = |host: &str| {
+        let authority = host.parse::<Authority>();
+        authority.map_or_else(|_| String::new(), |it| it.host().to_ascii_lowercase())
     };
     let bare = without_port(host);
     let is_address = bare.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    let is_named = name.is_some_and(|name| without_port(name).eq_ignore_ascii_case(&bare));
+    let is_named = !bare.is_empty() && name.is_some_and(|name| without_port(name) == bare);
     let same = |origin: &str| {
         origin
             .split_once("://")
             .is_some_and(|(_, from)| from == host)
     };
-    (is_address || is_named || bare.eq_ignore_ascii_case("localhost"))
+    (is_address || is_named || bare == "localhost")
         && (headers.get(ORIGIN).is_none() || text(ORIGIN).is_some_and(same))
 }
 

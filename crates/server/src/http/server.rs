@@ -9,7 +9,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use raft_rocks_grpc::Invitations;
+use raft_rocks_grpc::{Invitations, Seldom};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -61,6 +61,7 @@ impl Server {
     pub async fn serve(self, listener: TcpListener, end: impl Future<Output = ()>) {
         let ends = watch::Sender::new(false);
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let refused = Seldom::default();
         let mut connections = JoinSet::new();
         let mut end = pin!(end);
         loop {
@@ -80,7 +81,9 @@ impl Server {
                 }
             };
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                tracing::warn!("a connection for HTTP was refused: there are {CONNECTIONS_MAX}");
+                refused.warn(|| {
+                    format!("a connection for HTTP was refused: there are {CONNECTIONS_MAX}")
+                });
                 // Best effort: who does not read it sees the end.
                 let _ = stream.try_write(FULL);
                 continue;
