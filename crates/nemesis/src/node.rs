@@ -1,11 +1,12 @@
 //! One node of a cluster: its place on this machine, and its process when it runs.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args as _;
+use raft_rocks_testkit::free_address;
 use tokio::process::Command;
 
 use crate::process::Process;
@@ -62,20 +63,6 @@ impl Addresses {
             http: free_address()?,
         })
     }
-}
-
-/// Below what the system gives to those who connect: a node that is down must find its port free
-/// when it comes back.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
-
-fn free_address() -> Result<SocketAddr> {
-    for _ in 0..1_000 {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS)));
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    bail!("no port between {} and {} is free", PORTS.start, PORTS.end)
 }
 
 /// A node.

@@ -7,17 +7,10 @@
 
 mod common;
 
-use common::{Cluster, until};
+use common::{Cluster, free_address, until};
 use raft_rocks_server::instance::Instance;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
-
-/// An address that no connection outwards takes while nobody listens there.
-fn free_address() -> String {
-    let free = |address: &String| std::net::TcpListener::bind(address).is_ok();
-    let mut tries = (0..1000).map(|_| format!("127.0.0.1:{}", fastrand::u16(10_000..32_000)));
-    tries.find(free).unwrap()
-}
 
 /// A node that starts once it is invited.
 struct Waiting {

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::future::Future;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use raft_rocks_testkit::free_address;
 
 /// How long a cluster may take to come about.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -83,17 +83,8 @@ pub async fn until<F: Future<Output = Result<bool>>>(
     }
 }
 
-/// Addresses on which nobody listens, below the ports that the system gives to those who connect.
+/// Addresses on which nobody listens.
 pub fn free_addresses(count: usize) -> Result<Vec<String>> {
-    let mut free = Vec::new();
-    for _ in 0..1000 {
-        let address = format!("127.0.0.1:{}", fastrand::u16(10_000..32_000));
-        if !free.contains(&address) && TcpListener::bind(&address).is_ok() {
-            free.push(address);
-        }
-        if free.len() == count {
-            return Ok(free);
-        }
-    }
-    bail!("no {count} free ports between 10000 and 32000")
+    let free = (0..count).map(|_| Ok(free_address()?.to_string()));
+    free.collect()
 }

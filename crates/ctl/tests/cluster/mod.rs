@@ -7,30 +7,15 @@
 )]
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use raft_rocks::FsyncPolicy;
 use raft_rocks::driver::Compaction;
 use raft_rocks_server::instance::{Backend, Instance, Settings};
 use raft_rocks_server::resp::Options;
+pub use raft_rocks_testkit::{DEADLINE, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// For whatever takes milliseconds on an idle machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Looks until it is so.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 /// Nodes with directories of their own, by id.
 pub struct Cluster {
@@ -77,8 +62,8 @@ impl Cluster {
         Settings {
             id: Some(id),
             dir: self.dirs.path().join(id.to_string()),
-            listen: "127.0.0.1:0".to_owned(),
-            peer_listen: "127.0.0.1:0".to_owned(),
+            listen: free_address(),
+            peer_listen: free_address(),
             advertise: None,
             client_advertise: None,
             http_listen: None,
@@ -176,9 +161,6 @@ impl Cluster {
     }
 }
 
-/// An address that no connection outwards takes while nobody listens there.
 fn free_address() -> String {
-    let free = |address: &String| std::net::TcpListener::bind(address).is_ok();
-    let mut tries = (0..1000).map(|_| format!("127.0.0.1:{}", fastrand::u16(10_000..32_000)));
-    tries.find(free).unwrap()
+    raft_rocks_testkit::free_address().unwrap().to_string()
 }

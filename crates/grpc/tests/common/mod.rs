@@ -7,10 +7,9 @@
 )]
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use raft_rocks::driver::{
     Builder, Consistency, Forwarding, JoinOptions, Node, NodeOptions, StateMachine, store_options,
@@ -18,33 +17,16 @@ use raft_rocks::driver::{
 use raft_rocks::{FsyncPolicy, Options, RaftMachineStorage};
 use raft_rocks_grpc::certs::Authority;
 use raft_rocks_grpc::{GrpcTransport, Invitations, Party, Server, Tls, TransportOptions};
+pub use raft_rocks_testkit::{DEADLINE, until};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// For whatever takes milliseconds on an idle machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(30);
 
-/// Looks until it is so.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// An address that no connection outwards takes while nobody listens there: below the ports that
-/// the system gives.
 pub fn free_address() -> String {
-    let free = |address: &String| std::net::TcpListener::bind(address).is_ok();
-    let mut tries = (0..1000).map(|_| format!("127.0.0.1:{}", fastrand::u16(10_000..32_000)));
-    tries.find(free).unwrap()
+    raft_rocks_testkit::free_address().unwrap().to_string()
 }
 
 /// Keeps every command, of one byte each.

@@ -8,13 +8,13 @@
 )]
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use raft_rocks::FsyncPolicy;
 use raft_rocks::driver::Compaction;
 use raft_rocks_server::instance::{Backend, Instance, Settings};
 use raft_rocks_server::resp::Options;
+pub use raft_rocks_testkit::{DEADLINE, until};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, RedisResult};
 use tempfile::TempDir;
@@ -22,19 +22,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// For whatever takes milliseconds on an idle machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Looks until it is so.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+pub fn free_address() -> String {
+    raft_rocks_testkit::free_address().unwrap().to_string()
 }
 
 /// Nodes with directories of their own, by id.
@@ -85,7 +74,7 @@ impl Cluster {
     }
 
     pub fn settings(&self, id: u64) -> Settings {
-        let any = || ("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned());
+        let any = || (free_address(), free_address());
         let (listen, peer_listen) = self.addresses.get(&id).cloned().unwrap_or_else(any);
         let first = self.addresses.get(&1).filter(|_| id != 1);
         let mut settings = Settings {

@@ -29,12 +29,8 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// An address that no connection outwards takes while nobody listens there: below the ports that
-/// the system gives.
 pub fn free_address() -> String {
-    let free = |address: &String| std::net::TcpListener::bind(address).is_ok();
-    let mut tries = (0..1_000).map(|_| format!("127.0.0.1:{}", fastrand::u16(10_000..32_000)));
-    tries.find(free).unwrap()
+    raft_rocks_testkit::free_address().unwrap().to_string()
 }
 
 pub fn program() -> Command {
