@@ -212,17 +212,30 @@ impl GroupCommit {
         self.queue.commit(request(None, durable)).map(|_| ())
     }
 
-    /// Waits for room for `changes`, which [`GroupCommit::submit`] then takes.
+    /// Waits for room for `changes`, which [`Reserved::submit`] then takes; `attended`: and
+    /// [`GroupCommit::wait_written`] follows.
     ///
     /// # Errors
     /// [`Error::Poisoned`]: nothing was written, or will be.
-    pub(crate) fn reserve(&self, changes: Option<Arc<Batch>>, sync: Sync) -> Result<Reserved<'_>> {
-        let request = request(changes, self.needs_sync(sync));
+    pub(crate) fn reserve(
+        &self,
+        changes: Option<Arc<Batch>>,
+        sync: Sync,
+        attended: bool,
+    ) -> Result<Reserved<'_>> {
+        let mut request = request(changes, self.needs_sync(sync));
+        request.attended = attended;
         self.queue.reserve(request.bytes)?;
         Ok(Reserved {
             commits: self,
             request,
         })
+    }
+
+    /// Returns when the write of this ticket and all before it are in the log, if not on the
+    /// disk. False: it failed, or something before it did; its `on_durable` is told how.
+    pub(crate) fn wait_written(&self, ticket: u64) -> bool {
+        self.queue.wait_written(ticket)
     }
 
     fn needs_sync(&self, sync: Sync) -> bool {
@@ -300,6 +313,7 @@ fn request(changes: Option<Arc<Batch>>, sync: bool) -> Request<Log> {
         changes,
         bytes,
         sync,
+        attended: false,
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use parking_lot::{Mutex, RwLock};
 use protobuf::Message as _;
@@ -264,11 +265,37 @@ impl RaftLog {
         write: Write<'_>,
         on_durable: impl FnOnce(Result<()>) + Send + 'static,
     ) -> Result<()> {
+        self.hand_in(write, false, on_durable).map(|_| ())
+    }
+
+    /// Takes one write into memory, and returns when it is in the log of the store and so is all
+    /// that was submitted before: no sync is waited for, and no other writer of the group waits
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// As [`RaftLog::write`].
+    pub(crate) fn write_unsynced(&self, write: Write<'_>) -> Result<()> {
+        let (told, ended) = mpsc::channel();
+        // Nobody listens any more when it has been written.
+        let ticket = self.hand_in(write, true, move |result| drop(told.send(result)))?;
+        if self.commits.wait_written(ticket) {
+            return Ok(());
+        }
+        ended.recv().unwrap_or_else(|_| Err(self.db.poisoned()))
+    }
+
+    /// Takes one write into memory and queues it; its ticket.
+    fn hand_in(
+        &self,
+        write: Write<'_>,
+        attended: bool,
+        on_durable: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<u64> {
         self.commits.check_thread()?;
         let writer = self.writer.lock();
         let staged = self.stage(write)?;
         let changes = (!staged.is_empty).then(|| Arc::clone(&staged.changes));
-        let reserved = self.commits.reserve(changes, staged.sync)?;
+        let reserved = self.commits.reserve(changes, staged.sync, attended)?;
 
         // Held until the state is in place: the acknowledgement, which may come at any time
         // from here on, waits for it.
@@ -291,7 +318,7 @@ impl RaftLog {
         };
         if staged.is_empty {
             memory.pending.push(u64::MAX);
-            return Ok(());
+            return Ok(ticket);
         }
         memory.pending.push(staged.kept_last.saturating_add(1));
         let pinned = memory.pending.pinned_from();
@@ -304,7 +331,7 @@ impl RaftLog {
         if let Some(newest) = memory.pending.replaced.back_mut() {
             *newest = replaced;
         }
-        Ok(())
+        Ok(ticket)
     }
 
     /// Checks a write and encodes it; the files it brings are kept from here on.

@@ -232,6 +232,73 @@ fn a_write_that_needs_no_sync_waits_for_those_before_it_and_costs_none() {
     assert_eq!(store.commit_stats().syncs - syncs, 1, "nothing to wait for");
 }
 
+#[test]
+fn an_unsynced_write_waits_for_no_sync_and_no_acknowledgement_and_keeps_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::default();
+    options.column_families = vec!["application".to_owned()];
+    let store = RaftStore::open(dir.path(), options).unwrap();
+    let storage = store.group(0).unwrap();
+    // From here on nobody is acknowledged, and the thread that writes and syncs is held.
+    let release = hold_up(&storage);
+    let syncs = store.commit_stats().syncs;
+    let (callback, reports) = report();
+    let append = entries(1..6, 1);
+    let submitted = storage.batch().entries(&append);
+    submitted.submit(callback).unwrap();
+    let other = store.group(1).unwrap();
+    other
+        .batch()
+        .put("application", "key", "value")
+        .write_unsynced()
+        .unwrap();
+    let applied = storage.batch().applied(5).put("application", "k", "v");
+    applied.write_unsynced().unwrap();
+    assert_eq!(store.commit_stats().syncs, syncs);
+    assert_eq!(storage.applied_index(), 5);
+    assert_eq!(storage.persisted_index(), 0, "the entries wait for theirs");
+    let family = store.database().cf_handle("application").unwrap();
+    let read = |key: &str| store.database().get_cf(&family, key).unwrap().unwrap();
+    assert_eq!((read("k"), read("key")), (b"v".to_vec(), b"value".to_vec()));
+    assert!(reports.try_recv().is_err(), "not acknowledged");
+    drop(release);
+    reports.recv().unwrap().unwrap();
+    assert_eq!(storage.persisted_index(), 5);
+}
+
+#[test]
+fn what_raft_promises_is_not_written_without_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    let (append, vote) = (entries(1..2, 1), hard_state(5, 2, 0));
+    let refused = [
+        storage.batch().entries(&append).write_unsynced(),
+        storage.batch().hard_state(&vote).write_unsynced(),
+        storage.batch().applied(0).must_sync(true).write_unsynced(),
+    ];
+    for result in refused {
+        assert!(matches!(result.unwrap_err(), Error::InvalidBatch { .. }));
+    }
+    assert_eq!((storage.last_index(), storage.hard_state().term), (0, 0));
+}
+
+#[test]
+fn an_unsynced_write_that_fails_tells_why_and_stops_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
+    storage.append(&entries(1..4, 1)).unwrap();
+    drop(storage);
+    let store = unwritable(dir.path(), unsynced());
+    let storage = store.group(0).unwrap();
+    let failed = storage.batch().applied(2).write_unsynced().unwrap_err();
+    assert!(
+        matches!(failed, Error::Rocks { op: "write", .. }),
+        "{failed}"
+    );
+    let refused = storage.batch().applied(3).write_unsynced().unwrap_err();
+    assert!(matches!(refused, Error::Poisoned { .. }), "{refused}");
+}
+
 /// `set_hard_state` once returned at once when memory had the vote already, which a submitted
 /// write had put there and no sync had covered: the vote could have left before it was durable.
 #[test]

@@ -157,6 +157,8 @@ impl Journal for Arc<Memory> {
 enum Way {
     Commit,
     Submit,
+    /// Submits and waits until it is written.
+    Attend,
 }
 
 /// The writes of each thread.
@@ -198,6 +200,20 @@ fn check_answer(memory: &Memory, id: Id, write: Write, result: &Result<(), Failu
             );
         }
     }
+}
+
+/// After it has been waited for.
+fn check_written(memory: &Memory, id: Id, written: bool) {
+    let disk = memory.state.lock();
+    let failed = memory.fails_at != 0 && disk.operations >= memory.fails_at;
+    assert!(
+        written || failed,
+        "{id:?} was given up though nothing failed"
+    );
+    assert!(
+        !written || disk.written.contains(&id),
+        "{id:?} was not written"
+    );
 }
 
 /// Runs `scripts`, a thread each, beside the two threads of a store, with the `fails_at`-th operation
@@ -262,6 +278,7 @@ fn play(
         changes: Some(id),
         bytes: write.bytes,
         sync: write.sync,
+        attended: matches!(write.way, Way::Attend),
     };
     let answered = {
         let (memory, answers) = (Arc::clone(memory), Arc::clone(answers));
@@ -276,7 +293,7 @@ fn play(
             let result = queue.commit(request).map(|_| ());
             let _ = answered(result);
         }
-        Way::Submit => {
+        Way::Submit | Way::Attend => {
             if let Err(refused) = queue.reserve(write.bytes) {
                 let _ = answered(Err(refused));
                 return;
@@ -288,6 +305,10 @@ fn play(
                 all.callbacks.lock().push((id, result));
             };
             match queue.enqueue(request, Box::new(callback)) {
+                Ok(ticket) if matches!(write.way, Way::Attend) => {
+                    let written = queue.wait_written(ticket);
+                    check_written(memory, id, written);
+                }
                 Ok(_) => {}
                 Err((refusal, _)) => drop(refused(Err(refusal))),
             }
@@ -350,7 +371,7 @@ fn explore(scripts: Vec<Vec<Write>>) {
     }
 }
 
-use Way::{Commit, Submit};
+use Way::{Attend, Commit, Submit};
 
 #[test]
 fn blocking_callers_meet() {
@@ -384,5 +405,18 @@ fn there_is_less_room_than_is_wanted() {
         ],
         vec![write(Submit, true, 150), write(Commit, true, 60)],
         vec![write(Commit, true, 60), write(Submit, false, 100)],
+    ]);
+}
+
+#[test]
+fn some_wait_until_it_is_written_and_others_for_syncs() {
+    explore(vec![
+        vec![
+            write(Submit, true, 10),
+            write(Attend, false, 10),
+            write(Submit, true, 10),
+        ],
+        vec![write(Attend, false, 60), write(Attend, false, 60)],
+        vec![write(Commit, true, 10), write(Attend, true, 10)],
     ]);
 }

@@ -77,7 +77,7 @@ pub trait LogStore: raft::Storage + Clone + Send + Sync + 'static {
     /// the configuration of that index when it has changed, and `writes` with it.
     ///
     /// # Errors
-    /// As [`Batch::write`](crate::Batch::write).
+    /// As [`Batch::write_unsynced`](crate::Batch::write_unsynced).
     fn record_applied(
         &self,
         applied: u64,
@@ -195,7 +195,7 @@ impl LogStore for RaftMachineStorage {
             Some(conf_state) => self.batch().conf_state(conf_state, applied),
             None => self.batch().applied(applied),
         };
-        submit_and_wait(with_writes(batch, self, writes))
+        with_writes(batch, self, writes).write_unsynced()
     }
 
     fn write(&self, writes: &Writes) -> Result<()> {

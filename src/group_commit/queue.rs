@@ -13,7 +13,8 @@
 //! when they are acknowledged meet in the next batch, instead of falling into two groups that
 //! wait for each other's syncs. When what is queued during a sync takes longer to write than a
 //! sync lasts, a second thread writes it meanwhile. A blocking caller that finds nothing under
-//! way takes both roles itself, without a hand-off.
+//! way takes both roles itself, without a hand-off. One that wants its write written, and no
+//! sync, takes the writing role when nobody has it, also during a sync.
 //!
 //! Invariants:
 //! 1. Tickets are given in the order of submission; writes reach the journal in that order.
@@ -28,6 +29,8 @@
 //! 6. Everything accepted is answered exactly once, also when the queue is closed.
 //! 7. What is accepted and not yet acknowledged holds no more than `bytes_max` bytes, or is a
 //!    single write; submitters wait for room.
+//! 8. [`Queue::wait_written`] returns once the write and all before it are in the journal. That
+//!    acknowledges nothing: of what came before, the syncs may be under way, or fail.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -75,6 +78,8 @@ pub(crate) struct Request<J: Journal> {
     pub bytes: usize,
     /// Whether its acknowledgement has to wait for a sync.
     pub sync: bool,
+    /// Whether [`Queue::wait_written`] follows: then nobody else is woken to write it.
+    pub attended: bool,
 }
 
 /// Bounds of the queue, in bytes.
@@ -128,6 +133,8 @@ pub(crate) struct Queue<J: Journal> {
     state: Mutex<State<J>>,
     to_commit: Condvar,
     to_overlap: Condvar,
+    /// A write has ended.
+    wrote: Condvar,
     room: Condvar,
     /// The last ticket given: to be watched without the lock.
     submitted: AtomicU64,
@@ -274,6 +281,7 @@ impl<J: Journal> Queue<J> {
             state: Mutex::new(State::new()),
             to_commit: Condvar::new(),
             to_overlap: Condvar::new(),
+            wrote: Condvar::new(),
             room: Condvar::new(),
             submitted: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -343,6 +351,21 @@ impl<J: Journal> Queue<J> {
         Ok(self.push(&mut state, request, done))
     }
 
+    /// Returns when the write of this ticket and all before it are in the journal, which the
+    /// caller sees to itself when nobody is at it. False: it failed, or something before it did,
+    /// and the acknowledgement tells how.
+    pub(crate) fn wait_written(&self, ticket: u64) -> bool {
+        let mut state = self.state.lock();
+        while !state.failed && self.written.load(Ordering::Acquire) < ticket {
+            if state.can_write() {
+                state = self.write_queued(state);
+            } else {
+                self.wrote.wait(&mut state);
+            }
+        }
+        !state.failed
+    }
+
     fn next_ticket(&self, state: &mut State<J>) -> u64 {
         state.last_ticket += 1;
         state.stats.writes += 1;
@@ -353,6 +376,7 @@ impl<J: Journal> Queue<J> {
     /// Queues a request that room has been taken for.
     fn push(&self, state: &mut State<J>, request: Request<J>, done: OnDone<J::Error>) -> u64 {
         let ticket = self.next_ticket(state);
+        let attended = request.attended;
         state.backlog.writes += 1;
         state.queued_bytes += request.bytes;
         state.queued.push_back(Accepted {
@@ -362,7 +386,12 @@ impl<J: Journal> Queue<J> {
             cause: None,
         });
         self.journal.backlog_is(state.backlog);
-        self.wake(state);
+        if attended {
+            // Not one of those who come back because they have been acknowledged.
+            state.company_at += u64::from(state.company_at >= ticket);
+        } else {
+            self.wake(state);
+        }
         ticket
     }
 
@@ -600,6 +629,7 @@ impl<J: Journal> Queue<J> {
         match written {
             Ok(()) => {
                 self.written.store(ticket, Ordering::Release);
+                self.wrote.notify_all();
                 self.wake(state);
             }
             Err(_) => self.fail(state),
@@ -630,6 +660,7 @@ impl<J: Journal> Queue<J> {
         state.failed = true;
         self.wake(state);
         self.room.notify_all();
+        self.wrote.notify_all();
     }
 
     fn acknowledge<'a>(
@@ -639,7 +670,8 @@ impl<J: Journal> Queue<J> {
     ) -> MutexGuard<'a, State<J>> {
         let failed = state.failed;
         state.acknowledging = true;
-        state.company_at = state.last_ticket + answered.len() as u64;
+        let back = answered.iter().filter(|a| !a.request.attended).count();
+        state.company_at = state.last_ticket + back as u64;
         state.rounds = 0;
         state.backlog.writes -= answered.len();
         state.backlog.bytes -= answered.iter().map(|a| a.request.bytes).sum::<usize>();

@@ -130,6 +130,32 @@ impl<'a> Batch<'a> {
         self.storage.group.log.write(self.write)
     }
 
+    /// Writes everything, or nothing, and waits for no sync, neither its own nor one of what was
+    /// submitted before: what is written survives the end of this process, and is lost with the
+    /// power unless a later sync comes first. It is never there without what was submitted
+    /// before it. For what is made from committed entries again when it is lost: the applied
+    /// index, the configuration at it, a raised commit, and the application's keys.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`]: there is a snapshot, an entry or a hard state in it, or
+    /// [`must_sync`](Batch::must_sync) was asked for. Else as [`write`](Batch::write).
+    pub fn write_unsynced(mut self) -> Result<()> {
+        let write = &self.write;
+        let promised = self.snapshot.is_some()
+            || self.staged.is_some()
+            || !write.entries.is_empty()
+            || write.hard_state.is_some()
+            || write.must_sync;
+        if promised {
+            return Err(Error::invalid_batch(
+                "a write that no sync follows has a snapshot, entries or a hard state in it, or \
+                 must_sync; use Batch::write or Batch::submit",
+            ));
+        }
+        self.prepare()?;
+        self.storage.group.log.write_unsynced(self.write)
+    }
+
     /// Hands everything to the store's writer and returns without waiting for the disk. What
     /// was submitted can be read at once; `on_durable` is told when it is as durable as
     /// [`write`](Batch::write) makes it before it returns.
