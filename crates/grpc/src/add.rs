@@ -1,5 +1,6 @@
 //! How a member has another node join.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use raft_rocks::driver::{Node, RequestError, StateMachine, Status as RaftStatus};
@@ -8,8 +9,9 @@ use tonic::{Code, Status};
 
 use crate::client::{ClientError, Version, connect};
 use crate::cluster::refusal;
-use crate::proto::Invitation;
+use crate::proto::cluster_client::ClusterClient;
 use crate::proto::newcomer_client::NewcomerClient;
+use crate::proto::{Invitation, Nothing};
 use crate::tls::Tls;
 
 /// How often is looked whether it has come so far.
@@ -46,6 +48,16 @@ pub enum AddError {
         /// Who was to be.
         asked: u64,
     },
+    /// It was invited, and this node cannot tell how it goes on.
+    #[error(
+        "node {id} was invited, and may become a member yet: look; it is not watched: {source}"
+    )]
+    NotWatched {
+        /// Who.
+        id: u64,
+        /// Why not.
+        source: RequestError,
+    },
     /// It is on its way.
     #[error(
         "node {id} is a member, and has not caught up with the log within {patience:?}; it becomes \
@@ -70,14 +82,24 @@ pub enum AddError {
 }
 
 impl AddError {
+    /// Whether the node may have been added, or may be yet.
+    pub fn is_open(&self) -> bool {
+        match self {
+            AddError::NotWatched { .. } | AddError::Behind { .. } | AddError::NotSeen { .. } => {
+                true
+            }
+            AddError::Invite(error) => error.is_open(),
+            AddError::Request(_) | AddError::OtherId { .. } => false,
+        }
+    }
+
     /// As the .proto file says.
     pub(crate) fn into_status(self) -> Status {
         let code = match self {
             AddError::Request(e) => return refusal(e),
             AddError::Behind { .. } | AddError::NotSeen { .. } => Code::DeadlineExceeded,
-            AddError::Invite(ClientError::OutcomeUnknown { .. } | ClientError::Silent { .. }) => {
-                Code::Unknown
-            }
+            AddError::NotWatched { .. } => Code::Unknown,
+            AddError::Invite(ref e) if e.is_open() => Code::Unknown,
             AddError::Invite(_) | AddError::OtherId { .. } => Code::FailedPrecondition,
         };
         Status::new(code, self.to_string())
@@ -88,8 +110,7 @@ impl AddError {
 /// cluster and, if it is to be a voter, one.
 ///
 /// # Errors
-/// [`AddError`]; after [`Behind`](AddError::Behind) and [`NotSeen`](AddError::NotSeen) it may come
-/// so far yet.
+/// [`AddError`]; [`is_open`](AddError::is_open) tells whether it may come so far yet.
 pub async fn add_member<M: StateMachine>(
     node: &Node<M>,
     tls: Option<&Tls>,
@@ -140,6 +161,15 @@ async fn invite(
 ) -> Result<u64, ClientError> {
     let address = &newcomer.address;
     let channel = connect(address, tls).await?;
+    // Whether the other side is a node, and takes our certificate, shows in the first answer. What
+    // it says to this is nothing; only when it says something is a broken connection after the
+    // invitation one whose outcome is not known.
+    let mut first = ClusterClient::with_interceptor(channel.clone(), Version);
+    if let Err(status) = first.status(Nothing {}).await
+        && status.source().is_some()
+    {
+        return Err(ClientError::of_first_call(address, &status, tls.is_some()));
+    }
     let mut client = NewcomerClient::with_interceptor(channel, Version);
     let invitation = Invitation {
         id: newcomer.id.unwrap_or(0),
@@ -147,7 +177,7 @@ async fn invite(
         promote: newcomer.as_voter,
     };
     let invited = client.invite(invitation).await;
-    let refused = |status| ClientError::of_invitation(address, &status, tls.is_some());
+    let refused = |status| ClientError::of_invitation(address, &status);
     let joined = invited.map_err(refused)?;
     Ok(joined.into_inner().id)
 }
@@ -162,7 +192,8 @@ async fn wait<M: StateMachine>(
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let status = node.status().await?.raft;
+        let not_watched = |source| AddError::NotWatched { id, source };
+        let status = node.status().await.map_err(not_watched)?.raft;
         let is_member = status.book.node(id).is_some();
         if is_member && (!newcomer.as_voter || is_voter(&status, id)) {
             return Ok(id);

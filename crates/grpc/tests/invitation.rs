@@ -136,6 +136,29 @@ async fn a_newcomer_that_is_refused_says_why() {
     assert_eq!(voters(&cluster).await, [1]);
 }
 
+/// It was told as a node that cannot be invited, as if nothing had happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invitation_whose_answer_is_lost_may_have_been_followed() {
+    let mut cluster = Cluster::new(false);
+    cluster.bootstrap().await;
+    let invitations = cluster.waits_for_the_test(2).await;
+    let there = cluster.address(2);
+    let between = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = between.local_addr().unwrap().to_string();
+    let proxy = tokio::spawn(async move {
+        let (mut near, _) = between.accept().await.unwrap();
+        let mut far = tokio::net::TcpStream::connect(there).await.unwrap();
+        tokio::io::copy_bidirectional(&mut near, &mut far).await
+    });
+    let node = cluster.nodes[&1].clone();
+    let added =
+        tokio::spawn(async move { add_member(&node, None, newcomer(&address), DEADLINE).await });
+    let _followed = invitations.next().await;
+    proxy.abort();
+    let error = added.await.unwrap().unwrap_err();
+    assert!(error.is_open(), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cannot_be_invited_in_time_is_not_waited_for() {
     let mut cluster = Cluster::new(false);

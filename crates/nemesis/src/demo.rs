@@ -281,6 +281,7 @@ impl Story {
             unavailable_ms_max,
             lost: findings.lost.len(),
             nonlinearizable: findings.nonlinearizable.len(),
+            undecided: findings.undecided.len(),
         };
         Ok((figures, findings))
     }
@@ -296,11 +297,12 @@ struct Figures {
     unavailable_ms_max: u64,
     lost: usize,
     nonlinearizable: usize,
+    undecided: usize,
 }
 
 impl Figures {
     fn is_clean(&self) -> bool {
-        self.lost == 0 && self.nonlinearizable == 0
+        self.lost == 0 && self.nonlinearizable == 0 && self.undecided == 0
     }
 
     fn print(&self, took: Duration) {
@@ -315,6 +317,9 @@ impl Figures {
         );
         println!("acknowledged writes lost     {:>8}", self.lost);
         println!("keys not linearizable        {:>8}", self.nonlinearizable);
+        if self.undecided > 0 {
+            println!("keys that were not judged    {:>8}", self.undecided);
+        }
         println!("took                         {:>8.0?}", took);
     }
 
@@ -328,6 +333,7 @@ impl Figures {
             "unavailable_ms_max": self.unavailable_ms_max,
             "lost": self.lost,
             "nonlinearizable": self.nonlinearizable,
+            "undecided": self.undecided,
         });
         let text = serde_json::to_string_pretty(&figures)? + "\n";
         std::fs::write(to, text).with_context(|| format!("write {}", to.display()))?;

@@ -56,12 +56,9 @@ pub async fn judge(recorder: &Recorder, prefix: &str, nodes: &[SocketAddr]) -> R
     for (at, node) in nodes.iter().enumerate() {
         if read_keys(recorder, prefix, *node).await? {
             answered += 1;
-            // Each node has all of it: these are many, so of the first they are all asked for.
-            if answered == 1 {
-                let context = || format!("reading back from node {}", at + 1);
-                let lost = lost_puts(recorder, *node).await.with_context(context)?;
-                findings.lost.extend(lost);
-            }
+            let context = || format!("reading back from node {}", at + 1);
+            let lost = lost_puts(recorder, *node).await.with_context(context)?;
+            findings.lost.extend(lost);
         }
     }
     anyhow::ensure!(answered > 0, "no node answers reads");

@@ -95,6 +95,15 @@ pub async fn histories(arguments: &Arguments) -> Result<Report> {
         "no fault has that name; there are {}",
         all()
     );
+    let histories = arguments.histories;
+    ensure!(histories > 0, "--histories 0 is no run; give 1 or more");
+    if let Some(only) = arguments.only {
+        ensure!(
+            only < histories,
+            "--only {only}: the histories of this run are 0 to {}; give --histories as it was",
+            histories - 1
+        );
+    }
     std::fs::create_dir_all(&arguments.out).context("make the directory of the run")?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("seed {seed}");

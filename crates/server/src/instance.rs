@@ -21,7 +21,7 @@ use crate::address::Published;
 use crate::expiry;
 use crate::frontend::Frontend;
 use crate::http;
-use crate::kv::{FAMILY, Machine, MemoryRows, RocksRows};
+use crate::kv::{Due, FAMILY, Machine, MemoryRows, RocksRows};
 use crate::{metrics, resp, start};
 use checks::{bind, check_exposure, chosen_id, make_private, reached_at, warn_of_strangers};
 
@@ -149,59 +149,34 @@ impl Instance {
         if settings.clients.redirect == resp::Redirect::Try {
             options.forwarding = Forwarding::Redirect;
         }
-        // The store tells this recorder, or none.
-        metrics::process();
-        let storage = open_store(&settings)?;
-        let transport = GrpcTransport::new(TransportOptions::default(), settings.tls.clone())?;
-        let transport = Arc::new(transport);
-        let machine = match settings.backend {
-            Backend::RocksDb => Machine::open(RocksRows::new(storage.clone())?)?,
-            Backend::Memory => Machine::open(MemoryRows::default())?,
-        };
-        let due = machine.due();
-        let builder = Builder::new(storage.clone(), machine, transport.clone(), options)?;
-        transport.report_to(builder.inbox());
-        // Who joins hears the answer before it is a node.
-        let place = Arc::new(OnceLock::new());
-        let server = raft_rocks_grpc::Server::new(builder.inbox(), settings.tls.clone());
-        let is_newcomer = settings.await_invitation && builder.identity()?.is_none();
-        let invitations = is_newcomer.then(Invitations::default);
-        let server = match &invitations {
-            None => server,
-            Some(invitations) => server.with_invitations(invitations),
-        };
-        let server = server.with_cluster(Arc::clone(&place));
         let (peers_end, clients_end) = (watch::Sender::new(false), watch::Sender::new(false));
-        // Probes hear that it is starting.
+        // A store may take long to open: probes hear that the node is starting.
         let http_place = http::Place::default();
         let http_served = http.map(|listener| {
             let secret = settings.clients.secret.clone();
             let name = settings.http_advertise.clone();
-            let place = Arc::clone(&http_place);
-            let server = http::Server::new(place, secret, name, invitations.clone());
+            let server = http::Server::new(http_place.clone(), secret, name);
             tokio::spawn(server.serve(listener, ended(&clients_end)))
         });
         let peer_address = peers.local_addr()?;
-        let peers_served = tokio::spawn(server.serve(peers, ended(&peers_end)));
-        let started = match &invitations {
-            None => start::node(builder, id, settings.join, settings.force_new_cluster).await,
-            Some(invitations) => start::invited(builder, id, invitations, end).await,
-        };
-        let node = match started {
-            Ok(node) => node,
+        let begun = Begun::begin(&settings, id, options, peers, &peers_end, &http_place, end).await;
+        let begun = match begun {
+            Ok(begun) => begun,
             Err(e) => {
-                peers_end.send_replace(true);
                 clients_end.send_replace(true);
-                // Why the node did not start says more.
-                let _ = peers_served.await;
                 if let Some(served) = http_served {
+                    // Why the node did not start says more.
                     let _ = served.await;
                 }
                 return Err(e);
             }
         };
-        // It is set once, here.
-        let _ = place.set(node.clone());
+        let Begun {
+            node,
+            storage,
+            due,
+            peers_served,
+        } = begun;
         if settings.clients.secret.is_none() {
             warn_of_strangers("--listen", client_address);
             http_address.inspect(|address| warn_of_strangers("--http-listen", *address));
@@ -215,8 +190,7 @@ impl Instance {
         let (tls, dir) = (settings.tls, &settings.dir);
         let serving = http::Serving::new(frontend, server.context(), tls, storage, dir);
         let serving = Arc::new(serving);
-        // As above.
-        let _ = http_place.set(Arc::clone(&serving));
+        http_place.started(Arc::clone(&serving));
         let clients_served = tokio::spawn(server.serve(clients, ended(&clients_end)));
         tracing::info!(
             id = node.id(),
@@ -302,6 +276,72 @@ impl Instance {
     }
 }
 
+/// A node that talks to others, and is not served to clients yet.
+struct Begun {
+    node: Node<Machine>,
+    storage: RaftMachineStorage,
+    due: Due,
+    peers_served: JoinHandle<io::Result<()>>,
+}
+
+impl Begun {
+    async fn begin(
+        settings: &Settings,
+        id: Option<u64>,
+        options: NodeOptions,
+        peers: TcpListener,
+        peers_end: &watch::Sender<bool>,
+        place: &http::Place,
+        end: impl Future<Output = ()>,
+    ) -> anyhow::Result<Self> {
+        // The store tells this recorder, or none.
+        metrics::process();
+        let opened = settings.clone();
+        let (storage, machine) =
+            tokio::task::spawn_blocking(move || open_machine(&opened)).await??;
+        let transport = GrpcTransport::new(TransportOptions::default(), settings.tls.clone())?;
+        let transport = Arc::new(transport);
+        let due = machine.due();
+        let builder = Builder::new(storage.clone(), machine, transport.clone(), options)?;
+        transport.report_to(builder.inbox());
+        let is_newcomer = settings.await_invitation && builder.identity()?.is_none();
+        let invitations = is_newcomer.then(Invitations::default);
+        place.opened(invitations.clone());
+        let server = raft_rocks_grpc::Server::new(builder.inbox(), settings.tls.clone());
+        let server = match &invitations {
+            None => server,
+            Some(invitations) => server.with_invitations(invitations),
+        };
+        // Who joins hears the answer before it is a node.
+        let member = Arc::new(OnceLock::new());
+        let server = server.with_cluster(Arc::clone(&member));
+        let peers_served = tokio::spawn(server.serve(peers, ended(peers_end)));
+        let (join, given_up) = (settings.join.clone(), settings.force_new_cluster);
+        let started = match &invitations {
+            None => start::node(builder, id, join, given_up).await,
+            Some(invitations) => start::invited(builder, id, invitations, end).await,
+        };
+        match started {
+            Ok(node) => {
+                // It is set once, here.
+                let _ = member.set(node.clone());
+                Ok(Begun {
+                    node,
+                    storage,
+                    due,
+                    peers_served,
+                })
+            }
+            Err(e) => {
+                peers_end.send_replace(true);
+                // Why the node did not start says more.
+                let _ = peers_served.await;
+                Err(e)
+            }
+        }
+    }
+}
+
 /// Ready when it is told.
 fn ended(sender: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
     let mut receiver = sender.subscribe();
@@ -309,6 +349,15 @@ fn ended(sender: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
         // An error: nobody is left who could tell.
         let _ = receiver.wait_for(|ends| *ends).await;
     }
+}
+
+fn open_machine(settings: &Settings) -> anyhow::Result<(RaftMachineStorage, Machine)> {
+    let storage = open_store(settings)?;
+    let machine = match settings.backend {
+        Backend::RocksDb => Machine::open(RocksRows::new(storage.clone())?)?,
+        Backend::Memory => Machine::open(MemoryRows::default())?,
+    };
+    Ok((storage, machine))
 }
 
 fn open_store(settings: &Settings) -> anyhow::Result<RaftMachineStorage> {

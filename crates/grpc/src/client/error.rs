@@ -98,6 +98,14 @@ impl ClientError {
         }
     }
 
+    /// Whether what was to be changed may have been, or may be yet.
+    pub fn is_open(&self) -> bool {
+        matches!(
+            self,
+            ClientError::OutcomeUnknown { .. } | ClientError::Silent { .. }
+        )
+    }
+
     /// Of a connection that did not come about.
     pub(super) fn of_connecting(address: &str, error: &tonic::transport::Error) -> Self {
         of_transport(address, error).unwrap_or_else(|| ClientError::Unreachable {
@@ -108,7 +116,7 @@ impl ClientError {
 
     /// Of the first call of a connection; `is_known`: with certificates, of which the other side's
     /// is one of the cluster.
-    pub(super) fn of_first_call(address: &str, status: &Status, is_known: bool) -> Self {
+    pub(crate) fn of_first_call(address: &str, status: &Status, is_known: bool) -> Self {
         let address = address.to_owned();
         if let Some(source) = status.source() {
             if let Some(error) = of_transport(&address, source) {
@@ -135,11 +143,8 @@ impl ClientError {
         }
     }
 
-    /// Of an invitation, the first call of a connection.
-    pub(crate) fn of_invitation(address: &str, status: &Status, is_known: bool) -> Self {
-        if status.source().is_some() {
-            return ClientError::of_first_call(address, status, is_known);
-        }
+    /// Of an invitation, to one that has answered before.
+    pub(crate) fn of_invitation(address: &str, status: &Status) -> Self {
         match status.code() {
             Code::Unimplemented => ClientError::Refused {
                 address: address.to_owned(),

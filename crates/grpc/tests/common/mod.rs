@@ -217,6 +217,14 @@ impl Cluster {
         Waiting { id, joining }
     }
 
+    /// A node without a cluster that the test answers for; it can follow no invitation.
+    pub async fn waits_for_the_test(&mut self, id: u64) -> Invitations {
+        let starting = self.builder(id).await;
+        let invitations = Invitations::default();
+        drop(self.serve_invited(id, starting, Some(&invitations)));
+        invitations
+    }
+
     pub async fn invited(&mut self, waiting: Waiting) -> Option<u64> {
         let Waiting { id, joining } = waiting;
         let node = joining.await.unwrap();

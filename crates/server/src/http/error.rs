@@ -5,7 +5,6 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use raft_rocks::driver::RequestError;
-use raft_rocks_grpc::AddError;
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
@@ -158,9 +157,7 @@ impl From<AdminError> for ApiError {
         let status = match error {
             AdminError::Refused(refused) => return refused.into(),
             AdminError::NoMember(_) => StatusCode::NOT_FOUND,
-            AdminError::NotAdded(AddError::Behind { .. } | AddError::NotSeen { .. }) => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            AdminError::NotAdded(ref e) if e.is_open() => StatusCode::GATEWAY_TIMEOUT,
             AdminError::NotAdded(_)
             | AdminError::OtherId { .. }
             | AdminError::IsVoter(_)

@@ -31,7 +31,7 @@ pub async fn livez() -> &'static str {
 )]
 pub async fn readyz(extract::State(state): extract::State<State>) -> Response {
     let problem = match state.place.get() {
-        None => Some(state.starting().to_owned()),
+        None => Some(state.place.starting().to_owned()),
         Some(serving) => problem(serving).await,
     };
     match problem {

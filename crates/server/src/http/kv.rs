@@ -39,7 +39,7 @@ pub async fn in_turn(
 ) -> Response {
     let Ok(turn) = Arc::clone(&state.turns).acquire_owned().await else {
         // It is never closed.
-        return ApiError::starting(state.starting()).into_response();
+        return ApiError::starting(state.place.starting()).into_response();
     };
     let response = next.run(request).await;
     response.map(|body| {

@@ -6,7 +6,8 @@
 //! - `members`, `backup`: what is done with them.
 //! - `kv`: keys and values; `eosc`: some of all this as another system has it.
 //!
-//! A node that still joins, or waits to be invited, answers already: that it is not ready.
+//! A node whose store is still opened, or that joins, or waits to be invited, answers already: that
+//! it is not ready.
 
 mod backup;
 mod cluster;
@@ -74,8 +75,45 @@ impl Serving {
     }
 }
 
-/// Where the node is put once it has started.
-pub type Place = Arc<OnceLock<Arc<Serving>>>;
+/// Where the node is put once it has started, and before that how far it has come.
+#[derive(Clone, Default)]
+pub struct Place(Arc<Stages>);
+
+#[derive(Default)]
+struct Stages {
+    /// Set when the store is open; of a node that belongs to no cluster and waits for one.
+    invitations: OnceLock<Option<Invitations>>,
+    serving: OnceLock<Arc<Serving>>,
+}
+
+impl Place {
+    /// The store is open. Told once.
+    pub fn opened(&self, invitations: Option<Invitations>) {
+        // Of what is told again nothing is kept.
+        let _ = self.0.invitations.set(invitations);
+    }
+
+    /// The node has started. Told once.
+    pub fn started(&self, serving: Arc<Serving>) {
+        // As above.
+        let _ = self.0.serving.set(serving);
+    }
+
+    fn get(&self) -> Option<&Arc<Serving>> {
+        self.0.serving.get()
+    }
+
+    /// Why there is no node yet.
+    fn starting(&self) -> &'static str {
+        match self.0.invitations.get() {
+            None => "starting: the store is opened and verified",
+            Some(Some(invitations)) if invitations.waits() => {
+                "waiting to be invited into a cluster: a member is to add this node"
+            }
+            Some(_) => "starting: the node joins a cluster, or takes up where it was",
+        }
+    }
+}
 
 /// What every request finds.
 #[derive(Clone)]
@@ -85,17 +123,4 @@ struct State {
     /// The name under which HTTP is reached, if it has one.
     name: Option<String>,
     turns: Arc<Semaphore>,
-    /// Of a node that belongs to no cluster yet.
-    invitations: Option<Invitations>,
-}
-
-impl State {
-    /// Why there is no node yet.
-    fn starting(&self) -> &'static str {
-        let waits = self.invitations.as_ref().is_some_and(Invitations::waits);
-        match waits {
-            true => "waiting to be invited into a cluster: a member is to add this node",
-            false => "starting: the node joins a cluster, or takes up where it was",
-        }
-    }
 }

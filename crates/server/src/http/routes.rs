@@ -177,7 +177,7 @@ impl FromRequestParts<State> for Started {
     type Rejection = ApiError;
 
     async fn from_request_parts(_: &mut Parts, state: &State) -> Result<Self, ApiError> {
-        let starting = || ApiError::starting(state.starting());
+        let starting = || ApiError::starting(state.place.starting());
         let serving = state.place.get().ok_or_else(starting)?;
         Ok(Started(Arc::clone(serving)))
     }

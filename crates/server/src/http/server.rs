@@ -9,7 +9,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use raft_rocks_grpc::{Invitations, Seldom};
+use raft_rocks_grpc::Seldom;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -39,20 +39,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server for the node that will be put there, perhaps when it was invited. With a secret
-    /// whoever asks shows it; without, a browser asks under this name or an address.
-    pub fn new(
-        place: Place,
-        secret: Option<Secret>,
-        name: Option<String>,
-        invitations: Option<Invitations>,
-    ) -> Self {
+    /// A server for the node that will be put there. With a secret whoever asks shows it; without,
+    /// a browser asks under this name or an address.
+    pub fn new(place: Place, secret: Option<Secret>, name: Option<String>) -> Self {
         let router = routes::router(State {
             place,
             secret,
             name,
             turns: Arc::new(Semaphore::new(TURNS)),
-            invitations,
         });
         Server { router }
     }

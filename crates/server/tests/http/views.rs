@@ -1,10 +1,12 @@
 //! How a node and its cluster stand.
 
+use std::io::Write as _;
+
 use raft_rocks_server::instance::Instance;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::common::{Cluster, until};
+use crate::common::{Cluster, free_address, until};
 use crate::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,13 +135,53 @@ async fn a_node_that_has_stopped_says_why() {
     cluster.kill(1).await;
 }
 
+/// A store of many entries takes long to open; whoever restarts what is not alive would restart it
+/// again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_store_is_still_opened_is_alive_and_not_ready() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.kill(1).await;
+    let mut settings = cluster.settings(1);
+    let address = free_address();
+    settings.http_listen = Some(address.clone());
+    // A file that is not read to its end before somebody writes it.
+    let current = settings.dir.join("store/db/CURRENT");
+    let kept = current.with_extension("kept");
+    std::fs::rename(&current, &kept).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&current).status();
+    assert!(made.unwrap().success());
+    let starting = tokio::spawn(Instance::start(settings));
+    let ask = async |path: &str| {
+        let response = reqwest::get(format!("http://{address}{path}")).await;
+        Some(response.ok()?.text().await.unwrap())
+    };
+    let reason = until("it answers", || ask("/readyz")).await;
+    assert_eq!(reason, "starting: the store is opened and verified");
+    assert_eq!(ask("/livez").await.unwrap(), "ok");
+    let opened = tokio::task::spawn_blocking(move || {
+        let text = std::fs::read(&kept).unwrap();
+        let mut pipe = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&current)
+            .unwrap();
+        // What is opened from here on is the file.
+        std::fs::rename(&kept, &current).unwrap();
+        pipe.write_all(&text).unwrap();
+    });
+    opened.await.unwrap();
+    let node = starting.await.unwrap().unwrap();
+    until("it is ready", || async {
+        (ask("/readyz").await? == "ok").then_some(())
+    })
+    .await;
+    node.shutdown().await.unwrap();
+}
+
 /// It would wait for the members that it is to join.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_starts_is_alive_and_not_ready() {
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
+    let address = free_address();
     let cluster = Cluster::new();
     let mut settings = cluster.settings(1);
     settings.join = vec![nobody.local_addr().unwrap().to_string()];
