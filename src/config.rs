@@ -99,7 +99,8 @@ pub struct Options {
     pub entry_cache_bytes: usize,
 
     /// What submitted writes of all groups may hold together before they are acknowledged, in
-    /// bytes; [`submit`](crate::Batch::submit) blocks beyond it. A single larger write is
+    /// bytes; [`submit`](crate::Batch::submit) and
+    /// [`write_unsynced`](crate::Batch::write_unsynced) block beyond it. A single larger write is
     /// taken when nothing else is under way. Default: 64 MiB. Minimum: 64 KiB.
     pub write_queue_bytes: usize,
 

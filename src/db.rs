@@ -555,6 +555,13 @@ impl Db {
         error
     }
 
+    /// Refuses from here on, because a write or sync did not return.
+    pub(crate) fn panicked(&self) -> Error {
+        let cause = "a write or sync panicked, perhaps in the logger".into();
+        self.poison.set(&Error::Poisoned { cause });
+        self.poison.refusal()
+    }
+
     /// The value of one raft record.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.rocks

@@ -71,6 +71,12 @@ impl Log {
             origin: Instant::now(),
         }
     }
+
+    /// The logger is the application's, and may panic where a failure is told. The thread holds the
+    /// role of writing or syncing then: everybody else would wait for it for ever.
+    fn guarded(&self, run: impl FnOnce() -> Result<()>) -> Result<()> {
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(self.db.panicked()))
+    }
 }
 
 /// Takes a new value into a moving average of about eight.
@@ -88,23 +94,27 @@ impl Journal for Log {
     type Error = Error;
 
     fn write(&self, changes: Vec<Arc<Batch>>) -> Result<()> {
-        let start = Instant::now();
-        let batches: Vec<&Batch> = changes.iter().map(Arc::as_ref).collect();
-        let written = self.db.write(&batches);
-        let nanos = nanos_since(start);
-        average(&self.write_nanos, nanos / changes.len().max(1) as u64);
-        if written.is_ok() {
-            metrics::wrote(batches.iter().map(|batch| batch.bytes().len()));
-        }
-        written
+        self.guarded(|| {
+            let start = Instant::now();
+            let batches: Vec<&Batch> = changes.iter().map(Arc::as_ref).collect();
+            let written = self.db.write(&batches);
+            let nanos = nanos_since(start);
+            average(&self.write_nanos, nanos / changes.len().max(1) as u64);
+            if written.is_ok() {
+                metrics::wrote(batches.iter().map(|batch| batch.bytes().len()));
+            }
+            written
+        })
     }
 
     fn sync(&self) -> Result<()> {
-        let start = Instant::now();
-        let synced = self.db.sync();
-        average(&self.sync_nanos, nanos_since(start));
-        metrics::synced(start.elapsed());
-        synced
+        self.guarded(|| {
+            let start = Instant::now();
+            let synced = self.db.sync();
+            average(&self.sync_nanos, nanos_since(start));
+            metrics::synced(start.elapsed());
+            synced
+        })
     }
 
     fn refusal(&self) -> Error {
@@ -202,6 +212,19 @@ impl GroupCommit {
         Ok(Committed { ticket, durable })
     }
 
+    /// Writes `changes` in this thread when nothing else is under way, without a sync; `None`
+    /// otherwise.
+    ///
+    /// # Errors
+    /// As [`GroupCommit::commit`].
+    pub(crate) fn write_if_quiet(&self, changes: Arc<Batch>) -> Result<Option<Committed>> {
+        let ticket = self.queue.write_if_quiet(request(Some(changes), false))?;
+        Ok(ticket.map(|ticket| Committed {
+            ticket,
+            durable: false,
+        }))
+    }
+
     /// Waits until everything submitted so far is acknowledged, durable when `sync` asks.
     ///
     /// # Errors
@@ -233,7 +256,7 @@ impl GroupCommit {
     }
 
     /// Returns when the write of this ticket and all before it are in the log, if not on the
-    /// disk. False: it failed, or something before it did; its `on_durable` is told how.
+    /// disk. False: the store has failed; the `on_durable` of the write is told how.
     pub(crate) fn wait_written(&self, ticket: u64) -> bool {
         self.queue.wait_written(ticket)
     }
@@ -384,5 +407,132 @@ fn sync_every(
             // Poisoned: whoever writes next is told.
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    enum Event {
+        Write(Vec<&'static str>),
+        Sync,
+    }
+
+    /// Tells of each write and sync when it begins; a write ends when it is let go.
+    struct Told {
+        events: Sender<Event>,
+        go: sync::Mutex<Receiver<()>>,
+    }
+
+    impl Journal for Told {
+        type Changes = &'static str;
+        type Error = Infallible;
+
+        fn write(&self, changes: Vec<&'static str>) -> std::result::Result<(), Infallible> {
+            self.events.send(Event::Write(changes)).unwrap();
+            self.go.lock().recv().unwrap();
+            Ok(())
+        }
+
+        fn sync(&self) -> std::result::Result<(), Infallible> {
+            // At the end nobody listens any more.
+            let _ = self.events.send(Event::Sync);
+            Ok(())
+        }
+
+        fn refusal(&self) -> Infallible {
+            unreachable!("nothing fails")
+        }
+
+        fn outlasts_sync(&self, _: usize) -> bool {
+            false
+        }
+
+        fn pause(&self, _: u32) -> bool {
+            false
+        }
+    }
+
+    fn told(changes: &'static str, sync: bool, attended: bool) -> Request<Told> {
+        Request {
+            changes: Some(changes),
+            bytes: 1,
+            sync,
+            attended,
+        }
+    }
+
+    fn enqueue(queue: &Queue<Told>, request: Request<Told>, done: OnDone<Infallible>) -> u64 {
+        queue.reserve(1).unwrap();
+        let accepted = queue.enqueue(request, done);
+        accepted.map_err(|(never, _)| never).unwrap()
+    }
+
+    /// A thread that writes this itself, if nobody else does.
+    fn attend(queue: &Arc<Queue<Told>>, changes: &'static str) -> thread::JoinHandle<bool> {
+        let queue = Arc::clone(queue);
+        thread::spawn(move || {
+            let ticket = enqueue(&queue, told(changes, false, true), Box::new(drop));
+            queue.wait_written(ticket)
+        })
+    }
+
+    /// Those who write themselves left the committer no moment in which nobody wrote.
+    #[test]
+    fn a_sync_begins_after_the_write_under_way_though_others_want_to_write() {
+        let (events, happened) = channel();
+        let (let_go, go) = channel();
+        let go = sync::Mutex::new(go);
+        let limits = Limits {
+            bytes_max: 100,
+            // Each write is of one: nothing joins those that a sync is due for.
+            merge_bytes_max: 1,
+        };
+        let queue = Arc::new(Queue::new(Told { events, go }, limits));
+        let until = |so: &dyn Fn() -> bool| {
+            while !so() {
+                thread::yield_now();
+            }
+        };
+        let committer = Arc::clone(&queue);
+        let committer = thread::spawn(move || committer.run_committer());
+        // The committer is held where it acknowledges.
+        let (reached, at_it) = channel();
+        let (release, released) = channel::<()>();
+        let hold = move |_| {
+            reached.send(()).unwrap();
+            released.recv().unwrap();
+        };
+        enqueue(&queue, told("held", false, false), Box::new(hold));
+        assert_eq!(happened.recv().unwrap(), Event::Write(vec!["held"]));
+        let_go.send(()).unwrap();
+        at_it.recv().unwrap();
+        // Somebody else writes what wants a sync.
+        enqueue(&queue, told("synced", true, false), Box::new(drop));
+        let mut writers = vec![attend(&queue, "first")];
+        for write in ["synced", "first"] {
+            assert_eq!(happened.recv().unwrap(), Event::Write(vec![write]));
+            let_go.send(()).unwrap();
+        }
+        writers.push(attend(&queue, "second"));
+        assert_eq!(happened.recv().unwrap(), Event::Write(vec!["second"]));
+        release.send(()).unwrap();
+        until(&|| queue.sync_is_due());
+        writers.extend((0..4).map(|_| attend(&queue, "later")));
+        // They, the second, and the two before it, which the sync is to cover.
+        until(&|| queue.backlog().writes == 7);
+        let_go.send(()).unwrap();
+        assert_eq!(happened.recv().unwrap(), Event::Sync);
+        (0..4).for_each(|_| let_go.send(()).unwrap());
+        for writer in writers {
+            assert!(writer.join().unwrap());
+        }
+        queue.close();
+        committer.join().unwrap().unwrap();
     }
 }

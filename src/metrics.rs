@@ -10,6 +10,7 @@
 //! raft_rocks::metrics::describe();
 //! ```
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use ::metrics::Unit;
@@ -158,52 +159,75 @@ pub fn describe() {
 
 /// Entries of these sizes were appended.
 pub(crate) fn appended(sizes: impl Iterator<Item = usize>) {
-    let (entries, bytes) = sum(sizes);
-    counter!(APPENDED_ENTRIES.name).increment(entries);
-    counter!(APPENDED_BYTES.name).increment(bytes);
+    recorded(|| {
+        let (entries, bytes) = sum(sizes);
+        counter!(APPENDED_ENTRIES.name).increment(entries);
+        counter!(APPENDED_BYTES.name).increment(bytes);
+    });
 }
 
 /// Writes of these sizes became one.
 pub(crate) fn wrote(sizes: impl Iterator<Item = usize>) {
-    let (writes, bytes) = sum(sizes);
-    histogram!(BATCH_WRITES.name).record(writes as f64);
-    histogram!(BATCH_BYTES.name).record(bytes as f64);
+    recorded(|| {
+        let (writes, bytes) = sum(sizes);
+        histogram!(BATCH_WRITES.name).record(writes as f64);
+        histogram!(BATCH_BYTES.name).record(bytes as f64);
+    });
 }
 
 /// A sync has ended.
 pub(crate) fn synced(took: Duration) {
-    histogram!(SYNC_SECONDS.name).record(took);
+    recorded(|| {
+        histogram!(SYNC_SECONDS.name).record(took);
+    });
 }
 
 /// So much is accepted and not yet acknowledged.
 pub(crate) fn queue(writes: usize, bytes: usize) {
-    gauge!(QUEUE_WRITES.name).set(writes as f64);
-    gauge!(QUEUE_BYTES.name).set(bytes as f64);
+    recorded(|| {
+        gauge!(QUEUE_WRITES.name).set(writes as f64);
+        gauge!(QUEUE_BYTES.name).set(bytes as f64);
+    });
 }
 
 /// A write has to wait for room.
 pub(crate) fn stalled() {
-    counter!(QUEUE_STALLS.name).increment(1);
+    recorded(|| {
+        counter!(QUEUE_STALLS.name).increment(1);
+    });
 }
 
 /// A read of entries was answered, from memory alone or not.
 pub(crate) fn read(from_memory: bool) {
-    let metric = if from_memory {
-        CACHE_HITS
-    } else {
-        CACHE_MISSES
-    };
-    counter!(metric.name).increment(1);
+    recorded(|| {
+        let metric = if from_memory {
+            CACHE_HITS
+        } else {
+            CACHE_MISSES
+        };
+        counter!(metric.name).increment(1);
+    });
 }
 
 /// A read was told to wait.
 pub(crate) fn fetched_later() {
-    counter!(FETCHED_LATER.name).increment(1);
+    recorded(|| {
+        counter!(FETCHED_LATER.name).increment(1);
+    });
 }
 
 /// A store refuses to write from here on.
 pub(crate) fn poisoned() {
-    counter!(POISONINGS.name).increment(1);
+    recorded(|| {
+        counter!(POISONINGS.name).increment(1);
+    });
+}
+
+/// The recorder is the application's. One that panics must not end a thread of the store, nor a
+/// write half way.
+fn recorded(record: impl FnOnce()) {
+    // The hook for panics has told it.
+    let _ = catch_unwind(AssertUnwindSafe(record));
 }
 
 fn sum(sizes: impl Iterator<Item = usize>) -> (u64, u64) {

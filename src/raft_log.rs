@@ -5,7 +5,8 @@
 //!    putting the new state in place. Readers never wait for a sync.
 //! 2. Memory follows disk: for a blocking write `memory` changes only after it has succeeded.
 //!    A submitted write is in `memory` at once, marked as not persisted, and its entries are
-//!    pinned in the cache until it is acknowledged: nothing on disk can answer for them.
+//!    pinned in the cache until it is acknowledged: nothing on disk can answer for them. So is an
+//!    unsynced one, while others are under way.
 //! 3. What is read from RocksDB is checked against the bounds and terms in memory, and read
 //!    again without a writer beside it before it is called damaged: a reader may see a
 //!    truncation on disk before it sees it in memory.
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use protobuf::Message as _;
 use raft::eraftpb::{self, Entry, SnapshotMetadata};
 
@@ -245,6 +246,12 @@ impl RaftLog {
         }
         let changes = Arc::clone(&staged.changes);
         let committed = self.commits.commit(changes, staged.sync)?;
+        self.follow(staged, committed);
+        Ok(())
+    }
+
+    /// Has memory follow a write that has succeeded.
+    fn follow(&self, staged: Staged, committed: Committed) {
         let mut memory = self.shared.memory.write();
         let replaced = self.take_into(&mut memory, staged, committed);
         drop(memory);
@@ -252,7 +259,6 @@ impl RaftLog {
         if let Some(file) = replaced {
             self.shared.snapshots.discard(&file);
         }
-        Ok(())
     }
 
     /// Takes one write into memory and hands it to the group commit; `on_durable` is told how
@@ -265,7 +271,10 @@ impl RaftLog {
         write: Write<'_>,
         on_durable: impl FnOnce(Result<()>) + Send + 'static,
     ) -> Result<()> {
-        self.hand_in(write, false, on_durable).map(|_| ())
+        self.commits.check_thread()?;
+        let writer = self.writer.lock();
+        let staged = self.stage(write)?;
+        self.hand_in(writer, staged, false, on_durable).map(|_| ())
     }
 
     /// Takes one write into memory, and returns when it is in the log of the store and so is all
@@ -275,9 +284,19 @@ impl RaftLog {
     /// # Errors
     /// As [`RaftLog::write`].
     pub(crate) fn write_unsynced(&self, write: Write<'_>) -> Result<()> {
+        self.commits.check_thread()?;
+        let writer = self.writer.lock();
+        let staged = self.stage(write)?;
+        if !staged.is_empty
+            && let Some(committed) = self.commits.write_if_quiet(Arc::clone(&staged.changes))?
+        {
+            self.follow(staged, committed);
+            return Ok(());
+        }
         let (told, ended) = mpsc::channel();
         // Nobody listens any more when it has been written.
-        let ticket = self.hand_in(write, true, move |result| drop(told.send(result)))?;
+        let on_durable = move |result| drop(told.send(result));
+        let ticket = self.hand_in(writer, staged, true, on_durable)?;
         if self.commits.wait_written(ticket) {
             return Ok(());
         }
@@ -287,13 +306,11 @@ impl RaftLog {
     /// Takes one write into memory and queues it; its ticket.
     fn hand_in(
         &self,
-        write: Write<'_>,
+        writer: MutexGuard<'_, ()>,
+        staged: Staged,
         attended: bool,
         on_durable: impl FnOnce(Result<()>) + Send + 'static,
     ) -> Result<u64> {
-        self.commits.check_thread()?;
-        let writer = self.writer.lock();
-        let staged = self.stage(write)?;
         let changes = (!staged.is_empty).then(|| Arc::clone(&staged.changes));
         let reserved = self.commits.reserve(changes, staged.sync, attended)?;
 

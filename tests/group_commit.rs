@@ -11,8 +11,10 @@ mod common;
 use std::sync::Barrier;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::Duration;
 
 use common::{entries, entry, hard_state, unsynced, unwritable};
+use raft::eraftpb::Snapshot;
 use raft_rocks::{Error, FsyncPolicy, Options, RaftMachineStorage, RaftStore, Result};
 
 fn counted() -> Options {
@@ -241,29 +243,30 @@ fn an_unsynced_write_waits_for_no_sync_and_no_acknowledgement_and_keeps_its_plac
     let storage = store.group(0).unwrap();
     // From here on nobody is acknowledged, and the thread that writes and syncs is held.
     let release = hold_up(&storage);
-    let syncs = store.commit_stats().syncs;
     let (callback, reports) = report();
     let append = entries(1..6, 1);
     let submitted = storage.batch().entries(&append);
     submitted.submit(callback).unwrap();
-    let other = store.group(1).unwrap();
-    other
-        .batch()
-        .put("application", "key", "value")
-        .write_unsynced()
-        .unwrap();
-    let applied = storage.batch().applied(5).put("application", "k", "v");
-    applied.write_unsynced().unwrap();
-    assert_eq!(store.commit_stats().syncs, syncs);
+    let (wrote, written) = mpsc::channel();
+    let (other, own) = (store.group(1).unwrap(), storage.clone());
+    let writer = thread::spawn(move || {
+        let put = other.batch().put("application", "key", "value");
+        put.write_unsynced().unwrap();
+        let applied = own.batch().applied(5).put("application", "k", "v");
+        applied.write_unsynced().unwrap();
+        wrote.send(()).unwrap();
+    });
+    let waited = written.recv_timeout(Duration::from_secs(60));
+    waited.expect("it does not wait for who is held up");
     assert_eq!(storage.applied_index(), 5);
     assert_eq!(storage.persisted_index(), 0, "the entries wait for theirs");
     let family = store.database().cf_handle("application").unwrap();
     let read = |key: &str| store.database().get_cf(&family, key).unwrap().unwrap();
     assert_eq!((read("k"), read("key")), (b"v".to_vec(), b"value".to_vec()));
-    assert!(reports.try_recv().is_err(), "not acknowledged");
     drop(release);
     reports.recv().unwrap().unwrap();
     assert_eq!(storage.persisted_index(), 5);
+    writer.join().unwrap();
 }
 
 #[test]
@@ -271,7 +274,11 @@ fn what_raft_promises_is_not_written_without_a_sync() {
     let dir = tempfile::tempdir().unwrap();
     let storage = RaftMachineStorage::open(dir.path(), unsynced()).unwrap();
     let (append, vote) = (entries(1..2, 1), hard_state(5, 2, 0));
+    let mut snapshot = Snapshot::default();
+    snapshot.mut_metadata().index = 5;
+    snapshot.mut_metadata().term = 1;
     let refused = [
+        storage.batch().snapshot(&snapshot).write_unsynced(),
         storage.batch().entries(&append).write_unsynced(),
         storage.batch().hard_state(&vote).write_unsynced(),
         storage.batch().applied(0).must_sync(true).write_unsynced(),
@@ -449,11 +456,12 @@ fn a_callback_cannot_write_which_would_wait_for_itself() {
         let append = entries(1..2, 1);
         let blocking = inside.append(&append).unwrap_err();
         let submitted = inside.batch().entries(&append).submit(|_| {}).unwrap_err();
+        let unsynced = inside.batch().applied(0).write_unsynced().unwrap_err();
         let sync = inside.sync().unwrap_err();
         let opened = inside.store().group(7).unwrap_err();
         let destroyed = inside.store().destroy_group(7).unwrap_err();
         drop(inside);
-        let refused = [blocking, submitted, sync, opened, destroyed];
+        let refused = [blocking, submitted, unsynced, sync, opened, destroyed];
         told.send(refused).unwrap();
     };
     storage.batch().submit(callback).unwrap();

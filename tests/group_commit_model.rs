@@ -181,6 +181,7 @@ type Ends = sync::Mutex<Vec<(Id, Result<(), Failure>)>>;
 struct Answers {
     callbacks: Ends,
     threads: Vec<Ends>,
+    tickets: sync::Mutex<Vec<(u64, Id)>>,
 }
 
 fn check_answer(memory: &Memory, id: Id, write: Write, result: &Result<(), Failure>) {
@@ -202,18 +203,18 @@ fn check_answer(memory: &Memory, id: Id, write: Write, result: &Result<(), Failu
     }
 }
 
-/// After it has been waited for.
-fn check_written(memory: &Memory, id: Id, written: bool) {
+/// After a write has been waited for: it is there, and so is all that is known to have come before.
+fn check_written(memory: &Memory, answers: &Answers, ticket: u64, written: bool) {
     let disk = memory.state.lock();
     let failed = memory.fails_at != 0 && disk.operations >= memory.fails_at;
-    assert!(
-        written || failed,
-        "{id:?} was given up though nothing failed"
-    );
-    assert!(
-        !written || disk.written.contains(&id),
-        "{id:?} was not written"
-    );
+    assert!(written || failed, "given up though nothing failed");
+    for (of, id) in answers.tickets.lock().iter() {
+        let is_there = disk.written.contains(id);
+        assert!(
+            !written || *of > ticket || is_there,
+            "{id:?} is not written"
+        );
+    }
 }
 
 /// Runs `scripts`, a thread each, beside the two threads of a store, with the `fails_at`-th operation
@@ -235,6 +236,7 @@ fn run(scripts: &Scripts, fails_at: usize) {
             .iter()
             .map(|_| sync::Mutex::new(Vec::new()))
             .collect(),
+        tickets: sync::Mutex::new(Vec::new()),
     });
     let overlap = thread::spawn({
         let queue = Arc::clone(&queue);
@@ -305,11 +307,13 @@ fn play(
                 all.callbacks.lock().push((id, result));
             };
             match queue.enqueue(request, Box::new(callback)) {
-                Ok(ticket) if matches!(write.way, Way::Attend) => {
-                    let written = queue.wait_written(ticket);
-                    check_written(memory, id, written);
+                Ok(ticket) => {
+                    answers.tickets.lock().push((ticket, id));
+                    if matches!(write.way, Way::Attend) {
+                        let written = queue.wait_written(ticket);
+                        check_written(memory, answers, ticket, written);
+                    }
                 }
-                Ok(_) => {}
                 Err((refusal, _)) => drop(refused(Err(refusal))),
             }
         }

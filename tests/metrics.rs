@@ -15,6 +15,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use common::{database_dir, entries, entry, unsynced};
+use metrics::{Key, KeyName, SharedString};
 use metrics_util::MetricKind;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use raft::{GetEntriesContext, Storage};
@@ -220,4 +221,76 @@ fn the_operators_guide_names_every_metric() {
         let named = format!("| `{}` |", metric.name);
         assert!(guide.contains(&named), "{} is missing", metric.name);
     }
+}
+
+struct Panics;
+
+impl metrics::CounterFn for Panics {
+    fn increment(&self, _: u64) {
+        panic!("counter");
+    }
+
+    fn absolute(&self, _: u64) {
+        panic!("counter");
+    }
+}
+
+impl metrics::GaugeFn for Panics {
+    fn increment(&self, _: f64) {
+        panic!("gauge");
+    }
+
+    fn decrement(&self, _: f64) {
+        panic!("gauge");
+    }
+
+    fn set(&self, _: f64) {
+        panic!("gauge");
+    }
+}
+
+impl metrics::HistogramFn for Panics {
+    fn record(&self, _: f64) {
+        panic!("histogram");
+    }
+}
+
+impl metrics::Recorder for Panics {
+    fn describe_counter(&self, _: KeyName, _: Option<metrics::Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<metrics::Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<metrics::Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        metrics::Counter::from_arc(Arc::new(Panics))
+    }
+
+    fn register_gauge(&self, _: &Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        metrics::Gauge::from_arc(Arc::new(Panics))
+    }
+
+    fn register_histogram(&self, _: &Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+        metrics::Histogram::from_arc(Arc::new(Panics))
+    }
+}
+
+/// The thread that wrote had the role of the writer then, and nobody got it after it.
+#[test]
+fn a_recorder_that_panics_stops_no_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = RaftMachineStorage::open(dir.path(), Options::default()).unwrap();
+    metrics::with_local_recorder(&Panics, || {
+        storage.append(&entries(1..4, 1)).unwrap();
+        storage.batch().applied(3).write_unsynced().unwrap();
+        let (told, durable) = mpsc::channel();
+        let more = entries(4..6, 1);
+        let submitted = storage.batch().entries(&more);
+        submitted
+            .submit(move |result| told.send(result).unwrap())
+            .unwrap();
+        durable.recv().unwrap().unwrap();
+        assert_eq!(storage.entries(1, 6, None).unwrap().len(), 5);
+    });
+    assert_eq!(storage.persisted_index(), 5);
 }

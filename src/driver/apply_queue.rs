@@ -3,8 +3,8 @@
 //! Invariants:
 //! 1. In the order in which it was committed; a query sees everything that was committed before
 //!    it was asked.
-//! 2. What waits is taken together: each application is a write of its own, which waits for the
-//!    syncs before it. A node with a slow disk would fall behind one by one.
+//! 2. What waits is taken together: each application is a write of its own. A node that is slow
+//!    would fall behind one by one.
 //! 3. Bounded in bytes: beyond the limit only the indexes are kept, and the entries are read from
 //!    the log again.
 

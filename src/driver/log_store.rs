@@ -73,7 +73,7 @@ pub trait LogStore: raft::Storage + Clone + Send + Sync + 'static {
         on_durable: OnDurable,
     ) -> Result<()>;
 
-    /// Records in one atomic write, not synced, that the machine's state is at `applied`, with
+    /// Records in one atomic write, without waiting for a sync, that the machine's state is at `applied`, with
     /// the configuration of that index when it has changed, and `writes` with it.
     ///
     /// # Errors

@@ -31,6 +31,8 @@
 //!    single write; submitters wait for room.
 //! 8. [`Queue::wait_written`] returns once the write and all before it are in the journal. That
 //!    acknowledges nothing: of what came before, the syncs may be under way, or fail.
+//! 9. A sync that is wanted begins after the write that is under way, whatever comes next: those
+//!    who write themselves let the committer begin first.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -156,6 +158,8 @@ struct State<J: Journal> {
     unsynced_bytes: usize,
     /// Pauses since the committer has acknowledged at last.
     rounds: u32,
+    /// Whether the committer waits for the end of a write to begin a sync.
+    sync_is_due: bool,
     /// Whether a blocking caller writes and syncs itself.
     inline: bool,
     /// The ticket that is reached when as many have submitted as the committer has acknowledged
@@ -189,6 +193,7 @@ impl<J: Journal> State<J> {
             queued_bytes: 0,
             unsynced_bytes: 0,
             rounds: 0,
+            sync_is_due: false,
             inline: false,
             company_at: 0,
             backlog: Backlog::default(),
@@ -307,6 +312,12 @@ impl<J: Journal> Queue<J> {
         self.state.lock().stats
     }
 
+    /// Whether a sync waits for the end of a write.
+    #[cfg(test)]
+    pub(crate) fn sync_is_due(&self) -> bool {
+        self.state.lock().sync_is_due
+    }
+
     /// Writes and, if asked, syncs; returns the ticket when it is acknowledged. Inline when
     /// nothing is under way.
     pub(crate) fn commit(&self, request: Request<J>) -> Result<u64, J::Error>
@@ -325,6 +336,17 @@ impl<J: Journal> Queue<J> {
         let ticket = self.push(&mut state, request, done);
         drop(state);
         answer.wait().map(|()| ticket)
+    }
+
+    /// Writes in the caller's own thread, without a sync, when nothing is under way; `None`
+    /// otherwise.
+    pub(crate) fn write_if_quiet(&self, request: Request<J>) -> Result<Option<u64>, J::Error> {
+        let state = self.state.lock();
+        self.check(&state)?;
+        if state.is_quiet() && state.queued.is_empty() && !request.sync {
+            return self.commit_inline(state, request).map(Some);
+        }
+        Ok(None)
     }
 
     /// Waits until `bytes` more fit and takes the room for them: [`Queue::enqueue`] follows.
@@ -352,12 +374,12 @@ impl<J: Journal> Queue<J> {
     }
 
     /// Returns when the write of this ticket and all before it are in the journal, which the
-    /// caller sees to itself when nobody is at it. False: it failed, or something before it did,
-    /// and the acknowledgement tells how.
+    /// caller sees to itself when nobody is at it. False: the store has failed, and the
+    /// acknowledgement tells how.
     pub(crate) fn wait_written(&self, ticket: u64) -> bool {
         let mut state = self.state.lock();
         while !state.failed && self.written.load(Ordering::Acquire) < ticket {
-            if state.can_write() {
+            if state.can_write() && !state.sync_is_due {
                 state = self.write_queued(state);
             } else {
                 self.wrote.wait(&mut state);
@@ -410,6 +432,9 @@ impl<J: Journal> Queue<J> {
     pub(crate) fn run_committer(&self) -> Result<(), J::Error> {
         let mut state = self.state.lock();
         loop {
+            if std::mem::take(&mut state.sync_is_due) {
+                self.wrote.notify_all();
+            }
             let answered = state.take_answered(self.durable());
             if !answered.is_empty() {
                 state = self.acknowledge(state, answered);
@@ -422,6 +447,7 @@ impl<J: Journal> Queue<J> {
             } else if state.closed && state.queued.is_empty() && state.is_quiet() {
                 break;
             } else {
+                state.sync_is_due = state.writing && state.wants_sync(self.durable());
                 self.to_commit.wait(&mut state);
             }
         }
@@ -671,8 +697,10 @@ impl<J: Journal> Queue<J> {
         let failed = state.failed;
         state.acknowledging = true;
         let back = answered.iter().filter(|a| !a.request.attended).count();
-        state.company_at = state.last_ticket + back as u64;
-        state.rounds = 0;
+        if back > 0 {
+            state.company_at = state.last_ticket + back as u64;
+            state.rounds = 0;
+        }
         state.backlog.writes -= answered.len();
         state.backlog.bytes -= answered.iter().map(|a| a.request.bytes).sum::<usize>();
         self.journal.backlog_is(state.backlog);

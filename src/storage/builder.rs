@@ -136,6 +136,10 @@ impl<'a> Batch<'a> {
     /// before it. For what is made from committed entries again when it is lost: the applied
     /// index, the configuration at it, a raised commit, and the application's keys.
     ///
+    /// Two things can make it wait for a sync all the same: a full queue
+    /// ([`Options::write_queue_bytes`](crate::Options::write_queue_bytes)), and, once per
+    /// memtable, the change to a new write-ahead log.
+    ///
     /// # Errors
     /// [`Error::InvalidBatch`]: there is a snapshot, an entry or a hard state in it, or
     /// [`must_sync`](Batch::must_sync) was asked for. Else as [`write`](Batch::write).

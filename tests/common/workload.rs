@@ -72,7 +72,12 @@ impl Op {
                 batch.entries(entries).hard_state(state).submit(on_durable)
             }
             Op::Vote(state) => batch.hard_state(state).submit(on_durable),
-            Op::Applied(index) => batch.applied(*index).submit(on_durable),
+            Op::Applied(index) if index % 2 == 0 => batch.applied(*index).submit(on_durable),
+            Op::Applied(index) => {
+                batch.applied(*index).write_unsynced()?;
+                // Acknowledged in its place.
+                storage.batch().submit(on_durable)
+            }
             Op::Install(index, term, len) => batch
                 .snapshot(&installed(*index, *term, *len))
                 .submit(on_durable),
