@@ -9,6 +9,8 @@
 )]
 
 mod common;
+#[path = "hostile/process.rs"]
+mod process;
 
 use std::process::Command;
 
@@ -73,6 +75,7 @@ async fn redis_benchmark_meets_no_error() {
     for address in &addresses {
         let port = address.rsplit(':').next().unwrap();
         let tests = ["-t", "ping,set,get,incr,mset", "-n", "2000", "-c", "32"];
+        // It ends at the first error reply, and says so.
         let arguments = [&["-p", port, "-q"][..], &tests].concat();
         let Some(text) = run("redis-benchmark", &arguments).await else {
             return;
@@ -84,6 +87,52 @@ async fn redis_benchmark_meets_no_error() {
         }
     }
     cluster.shutdown().await;
+}
+
+/// `RAFT_ROCKS_BENCHMARK_REQUESTS` is how many of each kind, 2,000 without; of many the figures are
+/// those of the build, so give `--release`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_benchmark_meets_no_error_while_a_third_node_is_killed_again_and_again() {
+    let requests = std::env::var("RAFT_ROCKS_BENCHMARK_REQUESTS");
+    let requests = requests.unwrap_or_else(|_| "2000".to_owned());
+    let durable = ["--durability", "high"];
+    let mut cluster = process::Cluster::with(&durable, |_| Vec::new());
+    let told = cluster.first().ask("RAFTLEADER").unwrap();
+    let leads = |node: &process::Process| told.contains(&node.clients);
+    let leader = cluster.nodes.iter().position(leads).unwrap();
+    let (follower, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    let mut kills = 0;
+    for (name, at) in [("leader", leader), ("follower", follower)] {
+        let port = cluster.nodes[at].clients.rsplit(':').next().unwrap();
+        let tests = ["-t", "set,get,incr,mset", "-c", "64", "-P", "1"];
+        let arguments = [&["-p", port, "-q", "-n", &requests][..], &tests].concat();
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        let done = tokio::spawn(async move {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            run("redis-benchmark", &arguments).await
+        });
+        while !done.is_finished() {
+            cluster.nodes[third].kill();
+            cluster.restart(third);
+            process::until("it serves again", || {
+                let read = cluster.nodes[third].ask("GET nothing")?;
+                (read == "$-1\r\n").then_some(())
+            });
+            kills += 1;
+        }
+        let Some(text) = done.await.unwrap() else {
+            return;
+        };
+        assert!(!text.contains("rror"), "{text}");
+        let last = |line: &str| line.rsplit('\r').next().unwrap_or_default().to_owned();
+        for test in ["SET", "GET", "INCR", "MSET (10 keys)"] {
+            let done = format!("{test}: ");
+            let of_test = |line: &String| line.trim().starts_with(&done);
+            let told = text.lines().map(last).find(of_test);
+            println!("{name}: {}", told.expect(test).trim());
+        }
+    }
+    println!("{requests} of each kind on both, while the third node was killed {kills} times");
 }
 
 /// What a program of somebody else's does with redis-py.

@@ -1,4 +1,5 @@
 //! Nodes in processes of their own: what they hold in memory and what they log can be seen.
+#![allow(dead_code, reason = "shared by tests that each use a part of it")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -60,7 +61,6 @@ impl Process {
             .args(["--listen", clients, "--peer-listen", peers])
             .args(["--http-listen", "off"])
             .args(["--durability", "low", "--tick-ms", "50"])
-            .args(["--http-listen", "off"])
             .args(more)
             .arg("--dir")
             .arg(dir)
@@ -192,6 +192,13 @@ impl Cluster {
 
     pub fn first(&self) -> &Process {
         &self.nodes[0]
+    }
+
+    /// The same node again, which was killed.
+    pub fn restart(&mut self, at: usize) {
+        let node = &self.nodes[at];
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        self.nodes[at] = Process::start(&node.dir, &node.clients, &node.peers, &flags);
     }
 
     /// Every node takes a write and reads it.
