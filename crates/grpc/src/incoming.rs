@@ -4,6 +4,7 @@
 //! 1. A connection counts until it is closed, and there are no more than were asked for.
 //! 2. Who says nothing does not keep his place: HTTP/2 has no time-out before it has begun.
 //! 3. None outlives the server for long, whatever its other side does.
+//! 4. The port is free when the server has ended, or was dropped: nothing else holds the listener.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -16,12 +17,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
@@ -33,6 +34,8 @@ const PREFACE_BYTES: usize = 24;
 const PREFACE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a peer may take to show its certificate.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
+/// After a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Counted {
     stream: TcpStream,
@@ -45,81 +48,123 @@ pub(crate) struct Counted {
 
 /// Accepts connections, `max` at a time: those beyond are closed at once, and all when `ended`
 /// is cancelled.
-pub(crate) fn accept(
+pub(crate) struct Accepted {
     listener: TcpListener,
     max: usize,
+    room: Arc<Semaphore>,
     ended: CancellationToken,
-) -> ReceiverStream<Result<Counted, io::Error>> {
-    let (accepted, incoming) = mpsc::channel(1);
-    let room = Arc::new(Semaphore::new(max));
-    let refused = Seldom::default();
-    tokio::spawn(async move {
+    refused: Seldom,
+    /// After a failure.
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Accepted {
+    pub(crate) fn new(listener: TcpListener, max: usize, ended: CancellationToken) -> Self {
+        Accepted {
+            listener,
+            max,
+            room: Arc::new(Semaphore::new(max)),
+            ended,
+            refused: Seldom::default(),
+            pause: None,
+        }
+    }
+
+    fn counted(&self, stream: TcpStream) -> Option<Counted> {
+        let Ok(_permit) = Arc::clone(&self.room).try_acquire_owned() else {
+            let max = self.max;
+            let told = || format!("a connection was refused: there are {max}");
+            self.refused.warn(told);
+            return None;
+        };
+        // It is slower without.
+        let _ = stream.set_nodelay(true);
+        Some(Counted {
+            stream,
+            awaited: PREFACE_BYTES,
+            deadline: Box::pin(tokio::time::sleep(PREFACE_PATIENCE)),
+            ended: Box::pin(self.ended.clone().cancelled_owned()),
+            _permit,
+        })
+    }
+}
+
+impl Stream for Accepted {
+    type Item = io::Result<Counted>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let stream = tokio::select! {
-                () = accepted.closed() => return,
-                stream = listener.accept() => stream,
-            };
-            let stream = match stream {
-                Ok((stream, _)) => stream,
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            match ready!(self.listener.poll_accept(context)) {
+                Ok((stream, _)) => {
+                    if let Some(counted) = self.counted(stream) {
+                        return Poll::Ready(Some(Ok(counted)));
+                    }
+                }
                 Err(e) => {
                     log::warn!("a connection was not accepted: {e}");
                     // Out of descriptors, for instance: it would fail again at once.
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                    continue;
+                    self.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
                 }
-            };
-            let Ok(_permit) = Arc::clone(&room).try_acquire_owned() else {
-                refused.warn(|| format!("a connection was refused: there are {max}"));
-                continue;
-            };
-            // It is slower without.
-            let _ = stream.set_nodelay(true);
-            let counted = Counted {
-                stream,
-                awaited: PREFACE_BYTES,
-                deadline: Box::pin(tokio::time::sleep(PREFACE_PATIENCE)),
-                ended: Box::pin(ended.clone().cancelled_owned()),
-                _permit,
-            };
-            if accepted.send(Ok(counted)).await.is_err() {
-                return;
             }
         }
-    });
-    ReceiverStream::new(incoming)
+    }
 }
 
 /// The connections of those who show a certificate. Handshakes do not wait for each other; those
 /// under way are connections that count.
-pub(crate) fn secured(
-    mut connections: ReceiverStream<Result<Counted, io::Error>>,
+pub(crate) struct Secured {
+    connections: Accepted,
     acceptor: TlsAcceptor,
-) -> ReceiverStream<Result<TlsStream<Counted>, io::Error>> {
-    let (accepted, incoming) = mpsc::channel(1);
-    let refused = Arc::new(Seldom::default());
-    tokio::spawn(async move {
-        loop {
-            let connection = tokio::select! {
-                () = accepted.closed() => return,
-                connection = connections.next() => connection,
-            };
-            let Some(Ok(connection)) = connection else {
-                return;
-            };
-            let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
-            let refused = Arc::clone(&refused);
-            tokio::spawn(async move {
-                let from = connection.connect_info().remote_addr();
-                match timeout(HANDSHAKE_PATIENCE, acceptor.accept(connection)).await {
-                    // An error: the server has ended.
-                    Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
-                    Ok(Err(e)) => refused.warn(|| refusal(from, &e)),
-                    Err(_) => refused.warn(|| refusal(from, &"it says nothing")),
-                }
-            });
+    handshakes: JoinSet<Option<TlsStream<Counted>>>,
+    refused: Arc<Seldom>,
+}
+
+impl Secured {
+    pub(crate) fn new(connections: Accepted, acceptor: TlsAcceptor) -> Self {
+        Secured {
+            connections,
+            acceptor,
+            handshakes: JoinSet::new(),
+            refused: Arc::default(),
         }
-    });
-    ReceiverStream::new(incoming)
+    }
+
+    fn shake_hands(&mut self, connection: Counted) {
+        let from = connection.connect_info().remote_addr();
+        let shaking = self.acceptor.accept(connection);
+        let refused = Arc::clone(&self.refused);
+        self.handshakes.spawn(async move {
+            match timeout(HANDSHAKE_PATIENCE, shaking).await {
+                Ok(Ok(stream)) => return Some(stream),
+                Ok(Err(e)) => refused.warn(|| refusal(from, &e)),
+                Err(_) => refused.warn(|| refusal(from, &"it says nothing")),
+            }
+            None
+        });
+    }
+}
+
+impl Stream for Secured {
+    type Item = io::Result<TlsStream<Counted>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while let Poll::Ready(Some(accepted)) = Pin::new(&mut self.connections).poll_next(context) {
+            if let Ok(connection) = accepted {
+                self.shake_hands(connection);
+            }
+        }
+        while let Poll::Ready(Some(ended)) = self.handshakes.poll_join_next(context) {
+            // An error: it panicked, and the connection is closed.
+            if let Ok(Some(stream)) = ended {
+                return Poll::Ready(Some(Ok(stream)));
+            }
+        }
+        Poll::Pending
+    }
 }
 
 fn refusal(from: Option<SocketAddr>, why: &dyn Display) -> String {

@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use crate::cluster::ClusterService;
-use crate::incoming::{accept, secured};
+use crate::incoming::{Accepted, Secured};
 use crate::invitation::{Invitations, NewcomerService};
 use crate::peer::PeerService;
 use crate::proto::cluster_server::ClusterServer;
@@ -131,7 +131,7 @@ impl Server {
             .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
             .http2_keepalive_timeout(Some(KEEP_ALIVE / 2));
         let ended = CancellationToken::new();
-        let connections = accept(listener, CONNECTIONS_MAX, ended.clone());
+        let connections = Accepted::new(listener, CONNECTIONS_MAX, ended.clone());
         let ends = self.ends;
         let end = async move {
             end.await;
@@ -145,7 +145,7 @@ impl Server {
         let served = match &self.caller.tls {
             None => router.serve_with_incoming_shutdown(connections, end).await,
             Some(tls) => {
-                let connections = secured(connections, tls.acceptor());
+                let connections = Secured::new(connections, tls.acceptor());
                 router.serve_with_incoming_shutdown(connections, end).await
             }
         };

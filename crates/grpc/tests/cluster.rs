@@ -390,3 +390,18 @@ async fn a_node_of_another_cluster_changes_nothing() {
     blue.propose(0).await;
     assert_eq!(blue.agreed(1).await.len(), 1);
 }
+
+/// A task of its own accepted connections, and had the listener for a while yet: a node that was
+/// started again at once found its port in use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_is_free_when_its_server_has_ended() {
+    for with_tls in [false, true] {
+        let mut cluster = Cluster::new(with_tls);
+        cluster.bootstrap().await;
+        for _ in 0..20 {
+            cluster.crash(1).await;
+            drop(std::net::TcpListener::bind(cluster.address(1)).unwrap());
+            cluster.reopen(1).await;
+        }
+    }
+}

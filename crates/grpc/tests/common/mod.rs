@@ -251,6 +251,14 @@ impl Cluster {
         serving.served.await.unwrap().unwrap();
     }
 
+    /// As [`stop`](Cluster::stop), but nothing that is under way is waited for.
+    pub async fn crash(&mut self, id: u64) {
+        self.nodes.remove(&id).unwrap().halt().await;
+        let serving = self.servers.remove(&id).unwrap();
+        serving.served.abort();
+        let _ = serving.served.await;
+    }
+
     pub async fn reopen(&mut self, id: u64) {
         let starting = self.builder(id).await;
         let (builder, place) = self.serve(id, starting);
