@@ -212,19 +212,6 @@ impl GroupCommit {
         Ok(Committed { ticket, durable })
     }
 
-    /// Writes `changes` in this thread when nothing else is under way, without a sync; `None`
-    /// otherwise.
-    ///
-    /// # Errors
-    /// As [`GroupCommit::commit`].
-    pub(crate) fn write_if_quiet(&self, changes: Arc<Batch>) -> Result<Option<Committed>> {
-        let ticket = self.queue.write_if_quiet(request(Some(changes), false))?;
-        Ok(ticket.map(|ticket| Committed {
-            ticket,
-            durable: false,
-        }))
-    }
-
     /// Waits until everything submitted so far is acknowledged, durable when `sync` asks.
     ///
     /// # Errors
@@ -482,20 +469,35 @@ mod tests {
         })
     }
 
-    /// Those who write themselves left the committer no moment in which nobody wrote.
+    /// What has happened next; with a deadline, for a test that fails.
+    fn next(happened: &Receiver<Event>) -> Event {
+        let next = happened.recv_timeout(Duration::from_secs(60));
+        next.expect("nothing happens")
+    }
+
+    /// Those who write themselves left the committer no moment in which nobody wrote, and gave it
+    /// more to write before each sync.
     #[test]
     fn a_sync_begins_after_the_write_under_way_though_others_want_to_write() {
+        for merge_bytes_max in [1, 100] {
+            begins(merge_bytes_max);
+        }
+    }
+
+    fn begins(merge_bytes_max: usize) {
+        let merges = merge_bytes_max > 1;
         let (events, happened) = channel();
         let (let_go, go) = channel();
         let go = sync::Mutex::new(go);
         let limits = Limits {
             bytes_max: 100,
-            // Each write is of one: nothing joins those that a sync is due for.
-            merge_bytes_max: 1,
+            merge_bytes_max,
         };
         let queue = Arc::new(Queue::new(Told { events, go }, limits));
         let until = |so: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(60);
             while !so() {
+                assert!(Instant::now() < deadline, "not in time");
                 thread::yield_now();
             }
         };
@@ -509,26 +511,39 @@ mod tests {
             released.recv().unwrap();
         };
         enqueue(&queue, told("held", false, false), Box::new(hold));
-        assert_eq!(happened.recv().unwrap(), Event::Write(vec!["held"]));
+        assert_eq!(next(&happened), Event::Write(vec!["held"]));
         let_go.send(()).unwrap();
         at_it.recv().unwrap();
         // Somebody else writes what wants a sync.
         enqueue(&queue, told("synced", true, false), Box::new(drop));
         let mut writers = vec![attend(&queue, "first")];
-        for write in ["synced", "first"] {
-            assert_eq!(happened.recv().unwrap(), Event::Write(vec![write]));
+        let writes = match merges {
+            true => vec![vec!["synced", "first"]],
+            false => vec![vec!["synced"], vec!["first"]],
+        };
+        for write in writes {
+            assert_eq!(next(&happened), Event::Write(write));
             let_go.send(()).unwrap();
         }
         writers.push(attend(&queue, "second"));
-        assert_eq!(happened.recv().unwrap(), Event::Write(vec!["second"]));
+        assert_eq!(next(&happened), Event::Write(vec!["second"]));
         release.send(()).unwrap();
         until(&|| queue.sync_is_due());
         writers.extend((0..4).map(|_| attend(&queue, "later")));
         // They, the second, and the two before it, which the sync is to cover.
         until(&|| queue.backlog().writes == 7);
         let_go.send(()).unwrap();
-        assert_eq!(happened.recv().unwrap(), Event::Sync);
-        (0..4).for_each(|_| let_go.send(()).unwrap());
+        if merges {
+            // The sync is to cover these, too, since they were there, and no others.
+            assert_eq!(next(&happened), Event::Write(vec!["later"; 4]));
+            writers.extend((0..2).map(|_| attend(&queue, "latest")));
+            until(&|| queue.backlog().writes == 9);
+            let_go.send(()).unwrap();
+        }
+        // A write may begin while it lasts, and is not let go.
+        let two = [next(&happened), next(&happened)];
+        assert!(two.contains(&Event::Sync), "{two:?}");
+        (0..6).for_each(|_| let_go.send(()).unwrap());
         for writer in writers {
             assert!(writer.join().unwrap());
         }

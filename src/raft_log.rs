@@ -5,8 +5,8 @@
 //!    putting the new state in place. Readers never wait for a sync.
 //! 2. Memory follows disk: for a blocking write `memory` changes only after it has succeeded.
 //!    A submitted write is in `memory` at once, marked as not persisted, and its entries are
-//!    pinned in the cache until it is acknowledged: nothing on disk can answer for them. So is an
-//!    unsynced one, while others are under way.
+//!    pinned in the cache until it is acknowledged: nothing on disk can answer for them. So is one
+//!    that waits for no sync.
 //! 3. What is read from RocksDB is checked against the bounds and terms in memory, and read
 //!    again without a writer beside it before it is called damaged: a reader may see a
 //!    truncation on disk before it sees it in memory.
@@ -246,12 +246,6 @@ impl RaftLog {
         }
         let changes = Arc::clone(&staged.changes);
         let committed = self.commits.commit(changes, staged.sync)?;
-        self.follow(staged, committed);
-        Ok(())
-    }
-
-    /// Has memory follow a write that has succeeded.
-    fn follow(&self, staged: Staged, committed: Committed) {
         let mut memory = self.shared.memory.write();
         let replaced = self.take_into(&mut memory, staged, committed);
         drop(memory);
@@ -259,6 +253,7 @@ impl RaftLog {
         if let Some(file) = replaced {
             self.shared.snapshots.discard(&file);
         }
+        Ok(())
     }
 
     /// Takes one write into memory and hands it to the group commit; `on_durable` is told how
@@ -287,12 +282,6 @@ impl RaftLog {
         self.commits.check_thread()?;
         let writer = self.writer.lock();
         let staged = self.stage(write)?;
-        if !staged.is_empty
-            && let Some(committed) = self.commits.write_if_quiet(Arc::clone(&staged.changes))?
-        {
-            self.follow(staged, committed);
-            return Ok(());
-        }
         let (told, ended) = mpsc::channel();
         // Nobody listens any more when it has been written.
         let on_durable = move |result| drop(told.send(result));

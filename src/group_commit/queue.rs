@@ -31,8 +31,8 @@
 //!    single write; submitters wait for room.
 //! 8. [`Queue::wait_written`] returns once the write and all before it are in the journal. That
 //!    acknowledges nothing: of what came before, the syncs may be under way, or fail.
-//! 9. A sync that is wanted begins after the write that is under way, whatever comes next: those
-//!    who write themselves let the committer begin first.
+//! 9. A sync that has had to wait for the end of a write begins after it, or after one more: those
+//!    who write themselves let the committer go first, and it takes what is queued once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -338,17 +338,6 @@ impl<J: Journal> Queue<J> {
         answer.wait().map(|()| ticket)
     }
 
-    /// Writes in the caller's own thread, without a sync, when nothing is under way; `None`
-    /// otherwise.
-    pub(crate) fn write_if_quiet(&self, request: Request<J>) -> Result<Option<u64>, J::Error> {
-        let state = self.state.lock();
-        self.check(&state)?;
-        if state.is_quiet() && state.queued.is_empty() && !request.sync {
-            return self.commit_inline(state, request).map(Some);
-        }
-        Ok(None)
-    }
-
     /// Waits until `bytes` more fit and takes the room for them: [`Queue::enqueue`] follows.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<(), J::Error> {
         let state = self.state.lock();
@@ -431,8 +420,11 @@ impl<J: Journal> Queue<J> {
     /// Of the last sync, which covers what nobody asked to have synced.
     pub(crate) fn run_committer(&self) -> Result<(), J::Error> {
         let mut state = self.state.lock();
+        // How many writes may come before a sync that is due; none is while it is `None`.
+        let mut before_sync = None;
         loop {
             if std::mem::take(&mut state.sync_is_due) {
+                before_sync = before_sync.or(Some(1));
                 self.wrote.notify_all();
             }
             let answered = state.take_answered(self.durable());
@@ -440,9 +432,11 @@ impl<J: Journal> Queue<J> {
                 state = self.acknowledge(state, answered);
             } else if self.has_work(&state) && !self.is_company_complete(&state) {
                 state = self.gather(state);
-            } else if self.may_write(&state) {
+            } else if self.may_write(&state) && before_sync != Some(0) {
+                before_sync = before_sync.map(|writes: u32| writes - 1);
                 state = self.write_queued(state);
             } else if self.may_sync(&state) {
+                before_sync = None;
                 state = self.sync_written(state);
             } else if state.closed && state.queued.is_empty() && state.is_quiet() {
                 break;

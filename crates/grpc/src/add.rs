@@ -4,10 +4,10 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use raft_rocks::driver::{Node, RequestError, StateMachine, Status as RaftStatus};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tonic::{Code, Status};
 
-use crate::client::{ClientError, Version, connect};
+use crate::client::{CONNECT_PATIENCE, ClientError, Version, connect};
 use crate::cluster::refusal;
 use crate::proto::cluster_client::ClusterClient;
 use crate::proto::newcomer_client::NewcomerClient;
@@ -32,11 +32,11 @@ pub struct Newcomer {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddError {
-    /// The cluster does not take it: nothing has happened.
+    /// The cluster does not take it, or says why it is not known whether it does.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// It cannot be invited.
-    #[error("{0}; start it with --await-invitation, or with --join and the address of a member")]
+    #[error("{0}{hint}", hint = hint(.0))]
     Invite(#[from] ClientError),
     /// Another node is at this address.
     #[error("the node at {address} is member {found}, not {asked}")]
@@ -48,10 +48,8 @@ pub enum AddError {
         /// Who was to be.
         asked: u64,
     },
-    /// It was invited, and this node cannot tell how it goes on.
-    #[error(
-        "node {id} was invited, and may become a member yet: look; it is not watched: {source}"
-    )]
+    /// It was invited, or given a vote, and this node cannot tell how that goes on.
+    #[error("node {id} is on its way into the cluster, and is not watched: {source}; look")]
     NotWatched {
         /// Who.
         id: u64,
@@ -81,6 +79,13 @@ pub enum AddError {
     },
 }
 
+fn hint(error: &ClientError) -> &'static str {
+    match error.is_open() {
+        true => "",
+        false => "; start it with --await-invitation, or with --join and the address of a member",
+    }
+}
+
 impl AddError {
     /// Whether the node may have been added, or may be yet.
     pub fn is_open(&self) -> bool {
@@ -89,7 +94,8 @@ impl AddError {
                 true
             }
             AddError::Invite(error) => error.is_open(),
-            AddError::Request(_) | AddError::OtherId { .. } => false,
+            AddError::Request(error) => matches!(error, RequestError::OutcomeUnknown),
+            AddError::OtherId { .. } => false,
         }
     }
 
@@ -165,10 +171,17 @@ async fn invite(
     // it says to this is nothing; only when it says something is a broken connection after the
     // invitation one whose outcome is not known.
     let mut first = ClusterClient::with_interceptor(channel.clone(), Version);
-    if let Err(status) = first.status(Nothing {}).await
-        && status.source().is_some()
-    {
-        return Err(ClientError::of_first_call(address, &status, tls.is_some()));
+    match timeout(CONNECT_PATIENCE, first.status(Nothing {})).await {
+        Ok(Err(status)) if status.source().is_some() => {
+            return Err(ClientError::of_first_call(address, &status, tls.is_some()));
+        }
+        Ok(_) => {}
+        Err(_) => {
+            return Err(ClientError::NotNow {
+                address: address.clone(),
+                problem: format!("it says nothing for {CONNECT_PATIENCE:?}"),
+            });
+        }
     }
     let mut client = NewcomerClient::with_interceptor(channel, Version);
     let invitation = Invitation {

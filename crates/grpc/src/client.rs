@@ -22,7 +22,7 @@ use crate::proto::{
 use crate::{LEADER_KEY, MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_KEY, Tls};
 
 /// How long a connection may take to come about.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long everything that is asked may take, unless it is said otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a node may take to say that something was not done in time.

@@ -32,7 +32,7 @@ pub struct Invitations {
     state: Arc<watch::Sender<State>>,
 }
 
-type Answer = oneshot::Sender<Result<u64, String>>;
+type Answer = oneshot::Sender<Result<u64, Status>>;
 
 enum State {
     Waits,
@@ -88,7 +88,7 @@ impl Invitations {
     fn take(
         &self,
         invitation: proto::Invitation,
-    ) -> Result<oneshot::Receiver<Result<u64, String>>, Status> {
+    ) -> Result<oneshot::Receiver<Result<u64, Status>>, Status> {
         let (answer, answered) = oneshot::channel();
         let mut refused = None;
         self.state.send_if_modified(|state| match state {
@@ -122,14 +122,24 @@ impl Invitation {
     /// It is not, and why; and it does not wait for another invitation.
     pub fn failed(self, problem: impl ToString) {
         // As above.
-        let _ = self.answer.send(Err(problem.to_string()));
+        let _ = self
+            .answer
+            .send(Err(Status::failed_precondition(problem.to_string())));
+    }
+
+    /// It may be, and why that is not known; and it does not wait for another invitation.
+    pub fn unsettled(self, problem: impl ToString) {
+        // As above.
+        let _ = self.answer.send(Err(Status::unknown(problem.to_string())));
     }
 
     /// It does not follow this one, and why. It waits for another.
     pub fn declined(self, problem: impl ToString) {
         self.state.send_replace(State::Waits);
         // As above.
-        let _ = self.answer.send(Err(problem.to_string()));
+        let _ = self
+            .answer
+            .send(Err(Status::failed_precondition(problem.to_string())));
     }
 }
 
@@ -153,8 +163,10 @@ impl Newcomer for NewcomerService {
         }
         match self.invitations.take(invitation)?.await {
             Ok(Ok(id)) => Ok(Response::new(AddResponse { id })),
-            Ok(Err(problem)) => Err(Status::failed_precondition(problem)),
-            Err(_) => Err(Status::unavailable("the node stops")),
+            Ok(Err(status)) => Err(status),
+            Err(_) => Err(Status::unknown(
+                "it stopped while it followed the invitation",
+            )),
         }
     }
 }

@@ -61,6 +61,9 @@ pub async fn judge(recorder: &Recorder, prefix: &str, nodes: &[SocketAddr]) -> R
             findings.lost.extend(lost);
         }
     }
+    // What is lost is missing on every node, or on one.
+    findings.lost.sort_unstable();
+    findings.lost.dedup();
     anyhow::ensure!(answered > 0, "no node answers reads");
     let operations = recorder.operations();
     findings.lost.extend(lost_additions(&operations, prefix));

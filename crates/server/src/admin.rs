@@ -12,7 +12,7 @@ use crate::frontend::{Frontend, Refused};
 const ADD_PATIENCE: Duration = Duration::from_secs(25);
 
 /// Why a member was not added, removed or made the leader. Nothing has happened, except where
-/// [`Refused`] says otherwise.
+/// [`Refused`] or [`AddError::is_open`] says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// Nobody has this address or id.
@@ -29,7 +29,7 @@ pub enum AdminError {
         /// Theirs.
         ids: Vec<u64>,
     },
-    /// Nobody knows a node there, and none that could be invited was found.
+    /// None that could be invited was found there, or it is not known to have come in.
     #[error(transparent)]
     NotAdded(AddError),
     /// The member is another than was meant.

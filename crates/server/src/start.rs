@@ -6,7 +6,7 @@ use std::pin::pin;
 
 use anyhow::{Context as _, anyhow, bail};
 use raft_rocks::RaftMachineStorage;
-use raft_rocks::driver::{Builder, JoinOptions, Node, StartError};
+use raft_rocks::driver::{Builder, JoinOptions, Node, RequestError, StartError};
 use raft_rocks_grpc::{Invitation, Invitations};
 
 use crate::config::digits;
@@ -138,7 +138,13 @@ async fn follow(
             Ok(node)
         }
         Err(e) => {
-            invitation.failed(format!("{e:#}"));
+            let problem = format!("{e:#}");
+            match e.downcast_ref() {
+                Some(StartError::Join(RequestError::OutcomeUnknown)) => {
+                    invitation.unsettled(problem)
+                }
+                _ => invitation.failed(problem),
+            }
             Err(e)
         }
     }

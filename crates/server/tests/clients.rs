@@ -13,6 +13,7 @@ mod common;
 mod process;
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::Cluster;
 
@@ -20,8 +21,10 @@ use common::Cluster;
 async fn run(program: &str, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command.args(arguments);
-    let output = tokio::task::spawn_blocking(move || command.output());
-    let output = match output.await.unwrap() {
+    let (told, ended) = tokio::sync::oneshot::channel();
+    // No task of the runtime, which would wait for it when a test fails.
+    std::thread::spawn(move || told.send(command.output()));
+    let output = match ended.await.unwrap() {
         Ok(output) => output,
         Err(e) => {
             assert!(std::env::var_os("CI").is_none(), "{program}: {e}");
@@ -97,9 +100,11 @@ async fn redis_benchmark_meets_no_error_while_a_third_node_is_killed_again_and_a
     let requests = requests.unwrap_or_else(|_| "2000".to_owned());
     let durable = ["--durability", "high"];
     let mut cluster = process::Cluster::with(&durable, |_| Vec::new());
-    let told = cluster.first().ask("RAFTLEADER").unwrap();
-    let leads = |node: &process::Process| told.contains(&node.clients);
-    let leader = cluster.nodes.iter().position(leads).unwrap();
+    let leader = process::until("a leader", || {
+        let told = cluster.first().ask("RAFTLEADER")?;
+        let leads = |node: &process::Process| told.contains(&node.clients);
+        cluster.nodes.iter().position(leads)
+    });
     let (follower, third) = ((leader + 1) % 3, (leader + 2) % 3);
     let mut kills = 0;
     for (name, at) in [("leader", leader), ("follower", follower)] {
@@ -111,7 +116,9 @@ async fn redis_benchmark_meets_no_error_while_a_third_node_is_killed_again_and_a
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             run("redis-benchmark", &arguments).await
         });
+        let deadline = Instant::now() + Duration::from_secs(600);
         while !done.is_finished() {
+            assert!(Instant::now() < deadline, "{name}: it does not end");
             cluster.nodes[third].kill();
             cluster.restart(third);
             process::until("it serves again", || {
@@ -132,6 +139,7 @@ async fn redis_benchmark_meets_no_error_while_a_third_node_is_killed_again_and_a
             println!("{name}: {}", told.expect(test).trim());
         }
     }
+    assert!(kills > 1, "nothing was killed while it ran");
     println!("{requests} of each kind on both, while the third node was killed {kills} times");
 }
 

@@ -194,7 +194,7 @@ impl Cluster {
         &self.nodes[0]
     }
 
-    /// The same node again, which was killed.
+    /// The same node again, which was killed; with the flags of all.
     pub fn restart(&mut self, at: usize) {
         let node = &self.nodes[at];
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
