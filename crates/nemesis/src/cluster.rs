@@ -109,7 +109,6 @@ impl Cluster {
     }
 
     fn taken(&mut self, at: usize) -> Result<crate::process::Process> {
-        self.dialers.remove(at);
         let node = self.nodes.get_mut(at).context("there is no such node")?;
         node.take_process()
     }
@@ -126,7 +125,9 @@ impl Cluster {
                 at + 1
             );
         }
-        self.taken(at)?.kill().await
+        let killed = self.taken(at)?.kill().await;
+        self.dialers.remove(at);
+        killed
     }
 
     /// Tells a node to end, and waits until it has, in good order.
@@ -135,6 +136,7 @@ impl Cluster {
     /// It does not run, does not end, or says that something was wrong.
     pub async fn terminate(&mut self, at: usize) -> Result<()> {
         let status = self.taken(at)?.terminate().await?;
+        self.dialers.remove(at);
         ensure!(status.success(), "node {}, told to end: {status}", at + 1);
         Ok(())
     }
@@ -144,7 +146,9 @@ impl Cluster {
     /// # Errors
     /// It does not run, goes on, or ends as if nothing were wrong.
     pub async fn ended(&mut self, at: usize) -> Result<()> {
+        // Until then it may have to connect: a follower that cannot answer is sent nothing to write.
         let status = self.taken(at)?.end().await?;
+        self.dialers.remove(at);
         ensure!(
             !status.success(),
             "node {}, which could not go on: {status}",
