@@ -103,8 +103,7 @@ async fn a_leader_that_shuts_down_hands_leadership_over() {
     let mut cluster = Cluster::empty();
     cluster.adapt = Box::new(|options| options.peer.election_ticks = 100);
     let mut cluster = cluster.start(&[1, 2, 3]).await;
-    // A follower that has not applied a change of the membership does not campaign, and the leader
-    // does not ask it again.
+    // A leader that nobody has answered yet knows of no successor.
     cluster.propose("before").await;
     cluster.agreed(1).await;
     let leader = cluster.leader().await;

@@ -167,9 +167,8 @@ async fn invite(
 ) -> Result<u64, ClientError> {
     let address = &newcomer.address;
     let channel = connect(address, tls).await?;
-    // Whether the other side is a node, and takes our certificate, shows in the first answer. What
-    // it says to this is nothing; only when it says something is a broken connection after the
-    // invitation one whose outcome is not known.
+    // Whether the other side is a node that takes our certificate shows in its first answer,
+    // whatever that says. A connection that breaks after it may have carried the invitation.
     let mut first = ClusterClient::with_interceptor(channel.clone(), Version);
     match timeout(CONNECT_PATIENCE, first.status(Nothing {})).await {
         Ok(Err(status)) if status.source().is_some() => {
